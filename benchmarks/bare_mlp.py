@@ -1,0 +1,205 @@
+"""The yardstick: an MLP on MNIST in plain JAX and Optax, by hand, as fast as one would write it.
+
+    python benchmarks/bare_mlp.py --epochs 5
+
+Imports nothing of jaxtrain, on purpose: the framework's images per second are held against this loop's. Prints one JSON
+line. 784-512-512-10 with BatchNorm, ReLU and dropout 0.2, AdamW with a cosine, batch 128; the images lie on the device
+as uint8 and are gathered and normalised inside one compiled loop, whose state is donated. `bare_cnn.py` is another
+network in the same loop.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+BATCH_SIZE = 128
+STEPS_PER_EPOCH = 60_000 // BATCH_SIZE
+SEGMENT_STEPS = STEPS_PER_EPOCH // 4
+MOMENTUM, EPSILON, DROPOUT_RATE = 0.9, 1e-5, 0.2
+PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the 60,000 training images
+
+Layer = dict[str, Array]
+Layers = list[Layer]
+Apply = Callable[..., tuple[Array, Layers]]
+
+
+class Data(NamedTuple):
+    """MNIST on the device: image u8[N, 28, 28], label i32[N]."""
+
+    image: Array
+    label: Array
+
+
+class State(NamedTuple):
+    """All that a step changes."""
+
+    params: Layers
+    stats: Layers
+    opt_state: Any
+
+
+def he_normal(key: Array, *shape: int) -> Array:
+    """f32[shape], deviation sqrt(2 / n) with n all dimensions but the last."""
+    return jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
+
+
+def init_batch_norm(size: int) -> tuple[Layer, Layer]:
+    """Parameters and running averages of one BatchNorm."""
+    one, zero = jnp.ones(size), jnp.zeros(size)
+    return {"scale": one, "bias": zero}, {"mean": jnp.zeros(size), "var": jnp.ones(size)}
+
+
+def batch_norm(x: Array, param: Layer, stat: Layer, train: bool) -> tuple[Array, Layer]:
+    """x normalised over all axes but the last, and the new running averages."""
+    mean, var = stat["mean"], stat["var"]
+    if train:
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        var = jnp.square(x - mean).mean(axes)
+        new = {"mean": mean, "var": var}
+        stat = jax.tree.map(lambda old, batch: MOMENTUM * old + (1 - MOMENTUM) * batch, stat, new)
+    return (x - mean) * (param["scale"] * jax.lax.rsqrt(var + EPSILON)) + param["bias"], stat
+
+
+def dropout(key: Array, x: Array) -> Array:
+    """x with a share DROPOUT_RATE set to zero, the rest scaled up."""
+    return jnp.where(jax.random.bernoulli(key, 1 - DROPOUT_RATE, x.shape), x / (1 - DROPOUT_RATE), 0)
+
+
+def init_mlp(key: Array, widths: tuple[int, ...] = (784, 512, 512)) -> tuple[Layers, Layers]:
+    """Parameters and running averages; the last dict of the parameters is the output layer."""
+    params, stats = [], []
+    for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        param, stat = init_batch_norm(fan_out)
+        params.append({"kernel": he_normal(jax.random.fold_in(key, i), fan_in, fan_out), **param})
+        stats.append(stat)
+    output = {"kernel": he_normal(jax.random.fold_in(key, len(widths)), widths[-1], 10), "bias": jnp.zeros(10)}
+    return [*params, output], stats
+
+
+def apply_mlp(params: Layers, stats: Layers, image: Array, key: Array | None) -> tuple[Array, Layers]:
+    """Logits f32[B, 10] for f32[B, 28, 28] and the new running averages; no key means evaluation."""
+    x, new_stats = image.reshape(image.shape[0], -1), []
+    for i, (param, stat) in enumerate(zip(params[:-1], stats, strict=True)):
+        x, stat = batch_norm(x @ param["kernel"], param, stat, key is not None)
+        x = jax.nn.relu(x)
+        x = x if key is None else dropout(jax.random.fold_in(key, i), x)
+        new_stats.append(stat)
+    return x @ params[-1]["kernel"] + params[-1]["bias"], new_stats
+
+
+def read_mnist(folder: Path, split: str) -> Data:
+    """The "train" or "t10k" split from its two IDX files."""
+    image = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
+    label = gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes())
+    return Data(
+        jnp.asarray(np.frombuffer(image, np.uint8, offset=16).reshape(-1, 28, 28)),
+        jnp.asarray(np.frombuffer(label, np.uint8, offset=8).astype(np.int32)),
+    )
+
+
+def take(data: Data, index: Array) -> tuple[Array, Array]:
+    """Images, normalised, and labels."""
+    return (data.image[index].astype(jnp.float32) / 255 - PIXEL_MEAN) / PIXEL_STD, data.label[index]
+
+
+def make_run_steps(apply: Apply, tx: optax.GradientTransformation) -> Callable[..., State]:
+    """The compiled loop: `num_steps` updates (traced) over `order` from `start` on."""
+
+    def step(i: Array, state: State, data: Data, order: Array, key: Array) -> State:
+        index = jax.lax.dynamic_slice_in_dim(order, (i % STEPS_PER_EPOCH) * BATCH_SIZE, BATCH_SIZE)
+        image, label = take(data, index)
+
+        def loss(params: Layers) -> tuple[Array, Layers]:
+            logits, stats = apply(params, state.stats, image, jax.random.fold_in(key, i))
+            return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), stats
+
+        grads, stats = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        return State(params, stats, opt_state)
+
+    @partial(jax.jit, donate_argnums=0)
+    def run_steps(state: State, data: Data, order: Array, key: Array, start: Array, num_steps: Array) -> State:
+        return jax.lax.fori_loop(start, start + num_steps, lambda i, s: step(i, s, data, order, key), state)
+
+    return run_steps
+
+
+def evaluate(apply: Apply, state: State, data: Data) -> float:
+    """Share of right answers."""
+
+    @jax.jit
+    def num_right(state: State, data: Data) -> Array:
+        def right(index: Array) -> Array:
+            image, label = take(data, index)
+            return (apply(state.params, state.stats, image, None)[0].argmax(-1) == label).sum()
+
+        return jax.lax.map(right, jnp.arange(data.label.size).reshape(-1, 500)).sum()
+
+    return float(num_right(state, data)) / data.label.size
+
+
+def benchmark(name: str, init: Callable[[Array], tuple[Layers, Layers]], apply: Apply) -> None:
+    """Train as the flags say, print one JSON line."""
+    parser = argparse.ArgumentParser(description=f"Bare JAX loop, {name} on MNIST; prints one JSON line.")
+    parser.add_argument("--data", default=os.environ.get("JAXTRAIN_DATA", "data"), help="folder that holds mnist/")
+    parser.add_argument("--epochs", type=int, default=5, help="length of the run and of its cosine")
+    parser.add_argument("--segments", type=int, help=f"stop after so many timed parts of {SEGMENT_STEPS} steps")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    folder = Path(args.data) / "mnist"
+    train, test = read_mnist(folder, "train"), read_mnist(folder, "t10k")
+    key = jax.random.key(args.seed)
+    params, stats = init(jax.random.fold_in(key, 0))
+    schedule = optax.cosine_decay_schedule(args.learning_rate, args.epochs * STEPS_PER_EPOCH)
+    is_kernel = jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    tx = optax.adamw(schedule, weight_decay=1e-2, mask=is_kernel)
+    run_steps = make_run_steps(apply, tx)
+    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), train.label.size))
+
+    state = State(params, stats, tx.init(params))
+    state = run_steps(state, train, permute(0), key, 0, 0)  # zero steps: compiles, changes nothing
+    starts = range(0, args.epochs * STEPS_PER_EPOCH, SEGMENT_STEPS)[: args.segments]
+    rates, order = [], permute(0)
+    for start in starts:
+        jax.block_until_ready(state)
+        began = time.perf_counter()
+        if start % STEPS_PER_EPOCH == 0:
+            order = permute(start // STEPS_PER_EPOCH)
+        state = jax.block_until_ready(run_steps(state, train, order, key, start, SEGMENT_STEPS))
+        rates.append(SEGMENT_STEPS * BATCH_SIZE / (time.perf_counter() - began))
+
+    result = {
+        "name": name,
+        "images_per_second": round(statistics.median(rates)),
+        "min": round(min(rates)),
+        "max": round(max(rates)),
+        "segments": len(rates),
+        "steps": len(rates) * SEGMENT_STEPS,
+        "test_accuracy": evaluate(apply, state, test),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+    }
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    benchmark("mlp", init_mlp, apply_mlp)
