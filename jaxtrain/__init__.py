@@ -1,0 +1,61 @@
+"""jaxtrain: train a neural network with JAX and Flax, and understand the run.
+
+Importing it does no work and changes no JAX setting. The parts not listed here are in their modules, all of them public:
+`jaxtrain.types`, `jaxtrain.step`, `jaxtrain.program`, `jaxtrain.errors` and so on.
+"""
+
+from jaxtrain.config import (
+    Adam,
+    Augment,
+    Config,
+    DataConfig,
+    EarlyStopping,
+    Experiment,
+    Plateau,
+    Schedule,
+    Sgd,
+)
+from jaxtrain.data import epoch, from_arrays, load_data
+from jaxtrain.models import CNN, MLP, BatchNorm, Conv, Dropout, Linear, ResNet
+from jaxtrain.optim import optimizer
+from jaxtrain.plots import plot_schedule
+from jaxtrain.result import load_run
+from jaxtrain.run import fit
+from jaxtrain.step import make_eval_step, make_init, make_train_step, recalibrate
+from jaxtrain.tasks import Classification, Regression
+from jaxtrain.types import Hyper
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "Adam",
+    "Augment",
+    "BatchNorm",
+    "Classification",
+    "Config",
+    "Conv",
+    "DataConfig",
+    "Dropout",
+    "EarlyStopping",
+    "Experiment",
+    "Hyper",
+    "Linear",
+    "Plateau",
+    "Regression",
+    "ResNet",
+    "Schedule",
+    "Sgd",
+    "epoch",
+    "fit",
+    "from_arrays",
+    "load_data",
+    "load_run",
+    "make_eval_step",
+    "make_init",
+    "make_train_step",
+    "optimizer",
+    "plot_schedule",
+    "recalibrate",
+]

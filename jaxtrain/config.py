@@ -1,0 +1,255 @@
+"""The static choices of a run: shapes, names and counts, as frozen dataclasses.
+
+Imports nothing of jaxtrain but `types` and `errors`. Everything here is hashable, for compiled programs are cached on it,
+and nothing here is a number one would tune: those are in `types.Hyper`, which travels beside `Config` and is traced.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxtrain.errors import RequestError
+from jaxtrain.types import Array, Hyper
+
+UnitSchedule = Callable[[Array], Array]
+"""Step (i32[]) -> factor in [0, 1] (f32[]) by which the learning rate is multiplied."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Annealing of the learning rate, as a factor in [0, 1]. t counts from the end of the warm-up, in `unit`."""
+
+    kind: Literal[
+        "constant", "step", "exponential", "inverse", "linear", "cosine", "cosine_restarts", "one_cycle"
+    ] = "cosine"
+    """Shape of the schedule."""
+    unit: Literal["epochs", "steps"] = "epochs"
+    """Unit of t, warmup, period and rate."""
+    warmup: float = 0.0
+    """Length of the linear warm-up from 0 (one_cycle: of its rise, 0 means 30 % of the run)."""
+    period: float = 5.0
+    """step: t between two reductions; cosine_restarts: length of the first cycle."""
+    factor: float = 0.5
+    """step: the factor of each reduction."""
+    rate: float = 0.1
+    """exponential: k of exp(-k t); inverse: k of 1 / (1 + k t)."""
+    stretch: float = 1.0
+    """cosine_restarts: each cycle is this many times longer than the one before."""
+    floor: float = 0.0
+    """linear, cosine, cosine_restarts, one_cycle: the factor at the end."""
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (momentum is beta1), with decoupled L2 where `Hyper.weight_decay` is a number: AdamW."""
+
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    nesterov: bool = False
+    """NAdam's look-ahead."""
+    decay: Literal["lr", "paper"] = "lr"
+    """Decoupled L2 times the rate, as torch and optax, or times the schedule only, as in the AdamW paper."""
+    decay_mask: Literal["kernels", "all"] = "kernels"
+    """What decays: kernels only, or every parameter."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Stochastic gradient descent, with momentum where `Hyper.momentum` is a number."""
+
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    decay: Literal["lr", "paper"] = "lr"
+    """Decoupled L2 times the rate, as torch and optax, or times the schedule only, as in the AdamW paper."""
+    decay_mask: Literal["kernels", "all"] = "kernels"
+    """What decays: kernels only, or every parameter."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of the training images, on the device, inside the step."""
+
+    crop: int = 0
+    """Pad by this many reflected pixels, then crop a random window of the original size."""
+    flip: bool = False
+    """Mirror left and right with probability one half."""
+    cutout: int = 0
+    """Side in pixels of a square set to the mean; 0 is off."""
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Reduce the rate when the watched metric stalls."""
+
+    factor: float = 0.5
+    """What the rate is multiplied by."""
+    patience: int = 3
+    """Evaluations without improvement before a reduction."""
+    min_delta: float = 0.0
+    """Smallest change that counts as an improvement."""
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when the watched metric no longer improves."""
+
+    patience: int = 5
+    """Evaluations without improvement before the run stops."""
+    min_delta: float = 0.0
+    """Smallest change that counts as an improvement."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How to train. Changed only with `dataclasses.replace`."""
+
+    epochs: int = 10
+    """Passes over the training split; the last steps of an epoch that fill no batch are left out."""
+    batch_size: int = 128
+    """Examples an update."""
+    num_micro_batches: int = 1
+    """Gradient accumulation: parts into which a batch is split; BatchNorm sees each part alone."""
+    eval_batch_size: int = 1000
+    """Examples a step of evaluation; changes speed and memory, never results."""
+    optimizer: Adam | Sgd | Callable[..., Any] = Adam()
+    """Adam, Sgd, or any function (hyper, schedule) -> optax.GradientTransformation."""
+    schedule: Schedule | UnitSchedule = Schedule()
+    """Annealing of the learning rate: a Schedule, or any function step -> factor."""
+    plateau: Plateau | None = None
+    """Reduce the rate when the watched metric stalls."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when the watched metric stalls; then `final` is the best weights unless stated."""
+    watch: str = "auto"
+    """Validation metric by which the best weights are chosen; auto: accuracy if the task has it, else loss."""
+    augment: Augment = Augment()
+    """Random changes of the training images."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the parameters with this decay."""
+    swa_start: float | None = None
+    """Average the parameters at the end of each epoch from this share of the run on (stochastic weight averaging)."""
+    final: Literal["auto", "last", "best", "ema", "swa"] = "auto"
+    """Which weights are scored at the end and exported; auto: best with early stopping, else last."""
+    frozen: tuple[str, ...] = ()
+    """Parameter paths (their beginnings, as in Dense_0 or Block_1/Conv_0) that stay as they are."""
+    matmul_precision: Literal["default", "high", "highest"] = "default"
+    """Precision of float32 matrix products: default lets a GPU use TF32, highest is full float32."""
+    eval_every_epochs: int = 1
+    """Epochs between two evaluations."""
+    train_eval_examples: int = 10_000
+    """Examples of the training split that each evaluation scores, for the curve beside validation."""
+    log_every_steps: int = 100
+    """Steps between two points of the step loss."""
+    max_chunk_seconds: float = 5.0
+    """Longest stay in compiled code, so that signals are answered."""
+    checkpoint_every_seconds: float = 60.0
+    """Seconds between two checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept in the folder, the newest ones."""
+    stream: Literal["auto", "never", "always"] = "auto"
+    """Whether the data stays on the host and streams to the device; auto: when it does not fit."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, how it is split and how it is prepared."""
+
+    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "npz", "folder"] = "digits"
+    """Source; npz and folder read `path`."""
+    dir: str | None = None
+    """Folder that holds the data sets, looked in first; then $JAXTRAIN_DATA, then the user's cache."""
+    path: str | None = None
+    """npz: the file; folder: the folder of images, one sub-folder a class."""
+    download: bool = True
+    """Download a published data set that is found nowhere."""
+    fallback: Literal["digits"] | None = None
+    """Stand-in, loudly announced, for data that can be neither found nor downloaded."""
+    val_share: float = 0.1
+    """Share of the training examples held out for validation, in (0, 1)."""
+    split_seed: int = 0
+    """Seed of the validation split, apart from the seed of training."""
+    preprocess: Literal["none", "unit", "standardize", "standardize_features", "pca", "whiten"] = "standardize"
+    """unit: to [0, 1]; standardize: mean 0 and deviation 1 per channel; standardize_features: per pixel or feature."""
+    num_components: int | None = None
+    """pca, whiten: components kept; None keeps all."""
+    image_size: int | None = None
+    """folder: side in pixels to which images are resized (needed where they differ)."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a config file returns: the network, the data, how to train, and the hyper-parameters."""
+
+    model: Any
+    """A Linen module, or any frozen dataclass with make() -> Model."""
+    data: DataConfig
+    """Which data, how it is split and how it is prepared."""
+    config: Config = Config()
+    """How to train."""
+    hyper: Hyper = field(default_factory=Hyper)
+    """Numbers that may be tuned; never part of what a compiled program is keyed on."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, dropout and augmentation."""
+
+
+def check_config(config: Config) -> None:
+    """Raise RequestError for the first field of `config` that is out of range."""
+    positive = ("epochs", "batch_size", "num_micro_batches", "eval_batch_size", "eval_every_epochs")
+    positive += ("train_eval_examples", "log_every_steps", "max_chunk_seconds", "keep_checkpoints")
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise RequestError(f"config.{name} is {getattr(config, name)}; it must be larger than 0")
+    if config.batch_size % config.num_micro_batches:
+        raise RequestError(
+            f"config.batch_size {config.batch_size} cannot be split into {config.num_micro_batches} equal micro-batches;"
+            " choose a divisor for config.num_micro_batches"
+        )
+    for name in ("ema_decay", "swa_start"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 1:
+            raise RequestError(f"config.{name} is {value}; it must lie in [0, 1), or be None for none")
+    needed = {"ema": "ema_decay", "swa": "swa_start"}.get(config.final)
+    if needed and getattr(config, needed) is None:
+        raise RequestError(f"config.final is {config.final!r}, which needs config.{needed}; give it a value")
+    _check_schedule(config.schedule)
+
+
+def check_hyper(hyper: Hyper) -> None:
+    """Raise RequestError for the first field of `hyper` that is not finite or out of range. Concrete numbers only."""
+    below_one = {"dropout_rate", "input_dropout_rate", "label_smoothing", "momentum", "beta2"}
+    above_zero = {"max_norm", "clip_norm", "mixup"}
+    values = {f.name: getattr(hyper, f.name) for f in dataclasses.fields(hyper) if f.name != "extra"}
+    for name, value in {**values, **{f"extra.{k}": v for k, v in hyper.extra.items()}}.items():
+        if value is None and name != "learning_rate" and name != "beta2":
+            continue
+        number = _number(name, value)
+        if not math.isfinite(number):
+            raise RequestError(f"hyper.{name} is {number}; it must be a finite number")
+        if name in below_one and not 0 <= number < 1:
+            raise RequestError(f"hyper.{name} is {number:g}; it must lie in [0, 1)")
+        if name in above_zero and not number > 0:
+            raise RequestError(f"hyper.{name} is {number:g}; it must be larger than 0, or None for none")
+        if number < 0 and not name.startswith("extra."):
+            raise RequestError(f"hyper.{name} is {number:g}; it must not be negative")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise RequestError(f"hyper.{name} is {value!r}; it must be one number") from None
+
+
+def _check_schedule(schedule: Schedule | UnitSchedule) -> None:
+    if not isinstance(schedule, Schedule):
+        return
+    for name in ("period", "stretch"):
+        if not getattr(schedule, name) > 0:
+            raise RequestError(f"config.schedule.{name} is {getattr(schedule, name)}; it must be larger than 0")
+    for name in ("warmup", "rate"):
+        if not (getattr(schedule, name) >= 0 and math.isfinite(getattr(schedule, name))):
+            raise RequestError(f"config.schedule.{name} is {getattr(schedule, name)}; it must not be negative")
+    for name in ("factor", "floor"):
+        if not 0 <= getattr(schedule, name) <= 1:
+            raise RequestError(f"config.schedule.{name} is {getattr(schedule, name)}; it must lie in [0, 1]")

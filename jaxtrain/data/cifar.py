@@ -1,0 +1,178 @@
+"""CIFAR-10 in its binary and its python version, as files or inside the published .tar.gz.
+
+Imports nothing of jaxtrain but `errors` and its neighbours here. Two surprises: the python version is a pickle, which
+could run any code, so an unpickler is used that admits byte arrays and nothing else; and an archive is read member by
+member and never extracted, for a member may be called ../../x.
+"""
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from jaxtrain.data.idx import damaged, first_bytes
+from jaxtrain.errors import WorldError
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+RECORD = 1 + 3 * 32 * 32
+
+SHA256 = {
+    "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+"""Of the published batches in the binary version, into which the python version is brought first."""
+
+LARGEST_BATCH = 64 << 20
+"""Bytes; the published batches have 31 MB."""
+
+Splits = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], bool]
+
+
+def find_cifar10(roots: list[Path]) -> Path | None:
+    """The first folder or archive that holds CIFAR-10, of those in which it is usually kept."""
+    names = ("cifar-10-batches-bin", "cifar-10-batches-py", "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+    for root in roots:
+        home = root / "cifar10"
+        for place in (home, *(folder / name for folder in (home, root) for name in names)):
+            if place.is_dir() and (missing := _missing(place)) and len(missing) < len(BATCHES):
+                raise WorldError(f"{place} lacks {', '.join(missing)} of CIFAR-10; fetch the archive again")
+            if place.is_file() or (place.is_dir() and not _missing(place)):
+                return place
+    return None
+
+
+def read_cifar10(place: Path) -> Splits:
+    """Training and test (images u8[N, 32, 32, 3], labels u8[N]), and whether they are the published ones.
+
+    Args:
+      place: a folder with the batches of either version, or one of the two .tar.gz archives.
+
+    Raises:
+      WorldError: for a batch that is missing, damaged or something else.
+    """
+    batches = _from_archive(place) if place.is_file() else {b: _read_batch(place, b) for b in BATCHES}
+    if missing := [b for b in BATCHES if b not in batches]:
+        raise WorldError(f"{place} lacks {', '.join(missing)} of CIFAR-10; fetch it again")
+    published = all(hashlib.sha256(batches[b].data).hexdigest() == SHA256[b] for b in BATCHES)
+    return _decode(np.concatenate([batches[b] for b in BATCHES[:5]])), _decode(batches["test_batch"]), published
+
+
+def _decode(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Records u8[N, 3073] (a label, then the red, green and blue planes) as images and labels."""
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, 0].copy()
+
+
+def _missing(folder: Path) -> list[str]:
+    return [b for b in BATCHES if not (folder / f"{b}.bin").is_file() and not (folder / b).is_file()]
+
+
+def _read_batch(folder: Path, batch: str) -> np.ndarray:
+    path = next(p for p in (folder / f"{batch}.bin", folder / batch) if p.is_file())
+    try:
+        with path.open("rb") as file:
+            return _parse(path, file.read(LARGEST_BATCH + 1))
+    except OSError as error:
+        raise WorldError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _from_archive(archive: Path) -> dict[str, np.ndarray]:
+    batches = {}
+    try:
+        with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
+            for member in tar:
+                name = Path(member.name).name.removesuffix(".bin")
+                if name in BATCHES and member.isfile() and (file := tar.extractfile(member)) is not None:
+                    batches[name] = _parse(archive / member.name, file.read(LARGEST_BATCH + 1))
+            _drain(cast(BinaryIO, unzipped))
+    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        raise WorldError(
+            f"{archive} is no .tar.gz, damaged or cut short ({error}); it begins {first_bytes(archive).hex(' ')},"
+            " expected 1f 8b: delete it and fetch it again"
+        ) from None
+    except OSError as error:
+        raise WorldError(f"{archive} cannot be read: {error.strerror or error}") from None
+    return batches
+
+
+def _drain(file: BinaryIO) -> None:
+    """Read on to the end, where the checksum is verified; a tar reader stops at the last member."""
+    while file.read(1 << 20):
+        pass
+
+
+def _parse(path: Path, content: bytes) -> np.ndarray:
+    """Records u8[N, 3073] from a batch of either version."""
+    if content[:1] == b"\x80":  # a pickle's first byte, and no class
+        records = _records_from_pickle(path, content)
+    else:
+        if not content or len(content) % RECORD or len(content) > LARGEST_BATCH:
+            expected = f"records of {RECORD} bytes (it has {len(content)} bytes, {len(content) % RECORD} too many)"
+            raise damaged(path, content[:16], expected)
+        records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    if (bad := np.flatnonzero(records[:, 0] >= len(CLASS_NAMES))).size:
+        raise damaged(path, content[:16], f"labels 0 to 9 (record {bad[0]} has {records[bad[0], 0]})")
+    return records
+
+
+def _records_from_pickle(path: Path, content: bytes) -> np.ndarray:
+    batch = load_plain_pickle(path, content)
+    try:
+        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        if data.dtype != np.uint8 or data.shape != (len(labels), RECORD - 1) or labels.min() < 0:
+            raise ValueError(f"data {data.dtype}{list(data.shape)} and {len(labels)} labels")
+        return np.concatenate([labels.astype(np.uint8)[:, None], data], axis=1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, content[:16], f"a CIFAR-10 batch: data uint8[N, 3072], N labels ({error})") from None
+
+
+def load_plain_pickle(path: Path, content: bytes) -> Any:
+    """What a pickle of plain containers, numbers, bytes and arrays holds.
+
+    Raises:
+      WorldError: for a pickle that names anything else, whatever it is, or that is damaged.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise WorldError(f"{path} is no plain pickle, or damaged ({error}); fetch it again") from None
+    except (OverflowError, MemoryError):
+        raise WorldError(f"{path} is damaged: it asks for more memory than there is; fetch it again") from None
+
+
+def _plain_dtype(code: Any, align: Any = 0, copy: Any = 0) -> np.dtype:
+    """np.dtype for a number's code. (NumPy 2.4 warns of the 0 and 1 that old pickles give for the flags.)"""
+    text = code.decode("ascii") if isinstance(code, bytes) else str(code)
+    if text not in ("u1", "i4", "i8"):
+        raise pickle.UnpicklingError(f"dtype {text!r}")
+    return np.dtype(text)
+
+
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]  # NumPy's own, which it has under a private name
+
+ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _plain_dtype,
+}
+"""All that a batch of the python version names."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which a CIFAR-10 batch does not")
+        return ADMITTED[module, name]

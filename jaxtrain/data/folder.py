@@ -1,0 +1,171 @@
+"""Images in folders, one a class; and arrays in an .npz file.
+
+Imports nothing of jaxtrain but `errors` and its neighbours here; Pillow is imported when a folder is read. The
+surprise: every header is read before any image is decoded, so an absurd or wrong size or a stray file costs nothing.
+"""
+
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.data.idx import first_bytes
+from jaxtrain.errors import RequestError, WorldError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+MAX_PIXELS = 1 << 26
+"""Largest image that is opened: 8192 x 8192. A file of a few kilobytes can claim, and fill, gigabytes."""
+
+GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source gives: arrays as `from_arrays` takes them, and the names of the classes if it has any."""
+
+    image: np.ndarray
+    label: np.ndarray
+    test: tuple[np.ndarray, np.ndarray] | None
+    class_names: tuple[str, ...] | None
+
+
+def read_npz(path: Path) -> Source:
+    """Arrays of an .npz file: image and label, or x_train and y_train; x_test, y_test and class_names if there.
+
+    Raises:
+      WorldError: if the file is missing, damaged or no .npz file.
+      RequestError: if it lacks the arrays, or holds Python objects (which only a pickle could read).
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise RequestError(f"{path} is a single array; expected an .npz file, as numpy.savez writes it")
+        with loaded as arrays:
+            return _npz_source(path, arrays)
+    except FileNotFoundError:
+        raise WorldError(f"there is no file {path}; give data.path an .npz file") from None
+    except RequestError:  # a ValueError too
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, RuntimeError) as error:
+        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
+            raise RequestError(f"{path} holds Python objects; save plain arrays of numbers") from None
+        raise WorldError(f"{path} is damaged or no .npz file ({error}); write it again with numpy.savez") from None
+    except OSError as error:
+        raise WorldError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _npz_source(path: Path, arrays: Any) -> Source:
+    pair = next((p for p in (("image", "label"), ("x_train", "y_train")) if set(p) <= set(arrays)), None)
+    if pair is None:
+        raise RequestError(
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; expected image and label, or x_train and y_train"
+            " (and x_test, y_test, class_names)"
+        )
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise RequestError(f"{path} holds one of x_test and y_test; give both or neither")
+    test = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
+    names = tuple(str(n) for n in arrays["class_names"]) if "class_names" in arrays else None
+    return Source(arrays[pair[0]], arrays[pair[1]], test, names)
+
+
+def read_folder(path: Path, image_size: int | None, report: Callable[[str], Any]) -> Source:
+    """Images of PATH/CLASS/*, or PATH/train/CLASS/* and PATH/test/CLASS/*; classes in the order of their names.
+
+    Grey if all images are, else RGB. With `image_size` each is resized to that square, whatever its proportions.
+
+    Returns:
+      A `Source` with images u8[N, H, W, 1 or 3].
+
+    Raises:
+      WorldError: if the folder is missing, or an image is damaged or absurdly large.
+      RequestError: if a class is empty, or sizes differ and no `image_size` is given.
+    """
+    if not path.is_dir():
+        raise WorldError(f"there is no folder {path}; give data.path a folder with one sub-folder of images a class")
+    has_train = (path / "train").is_dir()
+    root = path / "train" if has_train else path
+    names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(names) < 2:
+        raise RequestError(f"{root} has {len(names)} sub-folders; expected one for each class, at least 2")
+    files = _list_files(root, names, report)
+    test_files = []
+    if has_train and (path / "test").is_dir():
+        extra = {p.name for p in (path / "test").iterdir() if p.is_dir() and not p.name.startswith(".")} - set(names)
+        if extra:
+            raise RequestError(f"{path / 'test'} has the class {min(extra)!r}, which {root} has not; remove or add it")
+        test_files = _list_files(path / "test", names, report)
+    mode, size = _survey([f for f, _ in files + test_files], image_size)
+    image, label = _load(files, mode, size)
+    return Source(image, label, _load(test_files, mode, size) if test_files else None, names)
+
+
+def _list_files(root: Path, names: Sequence[str], report: Callable[[str], Any]) -> list[tuple[Path, int]]:
+    files: list[tuple[Path, int]] = []
+    for label, name in enumerate(names):
+        present = sorted(p for p in (root / name).glob("*") if p.is_file() and not p.name.startswith("."))
+        images = [p for p in present if p.suffix.lower() in EXTENSIONS]
+        if not images:
+            raise RequestError(
+                f"{root / name} holds no images ({', '.join(EXTENSIONS)}); add some, or remove the folder of that class"
+            )
+        if other := set(present) - set(images):
+            report(f"{root / name}: left out {len(other)} files that are no images, such as {min(other).name}")
+        files += [(p, label) for p in images]
+    return files
+
+
+def _survey(files: Sequence[Path], image_size: int | None) -> tuple[str, tuple[int, int]]:
+    """Mode (L or RGB) and size (width, height) that all images are brought to, from their headers."""
+    mode, size, first = "L", None, files[0]
+    for file in files:
+        image_mode, own = _open(file, lambda image: (image.mode, image.size))
+        if own[0] * own[1] > MAX_PIXELS:
+            raise WorldError(f"{file} has {own[0]} x {own[1]} pixels; at most {MAX_PIXELS:,} are opened: shrink it")
+        if image_mode not in GREY_MODES + COLOUR_MODES:
+            raise RequestError(f"{file} has mode {image_mode} (not 8 bits a channel); convert it to L or RGB")
+        mode = "RGB" if image_mode in COLOUR_MODES else mode
+        if size not in (None, own) and image_size is None:
+            raise RequestError(
+                f"{first} is {size[0]} x {size[1]} and {file} {own[0]} x {own[1]}; set data.image_size to the side to"
+                " which all are resized"
+            )
+        size = own if size is None else size
+    return mode, (image_size, image_size) if image_size is not None else size or (0, 0)
+
+
+def _load(files: Sequence[tuple[Path, int]], mode: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    channels = 3 if mode == "RGB" else 1
+    images = np.empty((len(files), size[1], size[0], channels), np.uint8)
+    for i, (file, _) in enumerate(files):
+        images[i] = _open(file, lambda image: pixels(image, mode, size))
+    return images, np.array([label for _, label in files])
+
+
+def pixels(image: Any, mode: str, size: tuple[int, int]) -> np.ndarray:
+    """u8[H, W, 1 or 3] of a Pillow image, brought to `mode` (L or RGB) and `size` (width, height)."""
+    image = image.convert(mode)
+    if image.size != size:
+        image = image.resize(size)
+    array = np.asarray(image, np.uint8)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _open(file: Path, read: Callable[[Any], Any]) -> Any:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():  # Pillow warns of large images: for us that is an error, by our own limit
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return read(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise WorldError(f"{file} claims more than {MAX_PIXELS:,} pixels and is not opened; shrink it") from None
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+        start = first_bytes(file).hex(" ") or "with nothing"
+        raise WorldError(f"{file} is damaged or no image ({error}); it begins {start}: replace it") from None

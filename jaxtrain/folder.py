@@ -1,0 +1,134 @@
+"""A run's folder: opened for a new run or a resumed one, and read again by `load_run`.
+
+    config.json     the experiment, resolved; a run of shipped parts can be repeated from it
+    manifest.json   versions, device, data, command line
+    metrics.jsonl   every number that was logged
+    summary.json    the result (only of a finished run)
+    curves.png      the curves
+    train/ val/ test/ events...   what TensorBoard reads
+    checkpoints/    what `--resume` reads
+    weights/        the weights that were scored (only of a finished run)
+
+Imports config files' JSON, checkpoints and files; nothing here knows how training works.
+"""
+
+import datetime
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.files import probe_writable, write_json
+
+# What a resumed run may change: how long, what is logged and what is saved. Anything else would be another run.
+MAY_DIFFER = {
+    "config.epochs",
+    "config.eval_batch_size",
+    "config.log_every_steps",
+    "config.max_chunk_seconds",
+    "config.checkpoint_every_seconds",
+    "config.keep_checkpoints",
+    "config.stream",
+    "data.dir",
+    "data.path",
+    "data.download",
+}
+
+
+def default_folder(name: str, root: Path = Path("runs")) -> Path:
+    """runs/NAME-DATE-TIME, with a number behind it where two runs start in one second."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise RequestError(f"run name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    stamp = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    candidates = [root / stamp, *(root / f"{stamp}-{i}" for i in range(2, 1000))]
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def check_folder(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+    """Raise where the run cannot have this folder. Writes nothing that stays.
+
+    Args:
+      folder: the run's folder, existing or not.
+      config: the experiment as JSON values.
+      resume: whether the run continues what the folder holds.
+
+    Raises:
+      RequestError: the folder holds a run and `resume` was not asked for, or one that differs; or holds none to resume.
+      WorldError: the folder is a file, cannot be written, or its config.json cannot be read.
+    """
+    stored = read_config(folder)
+    if stored is None and resume:
+        raise RequestError(f"{folder} holds no run to resume (no config.json); leave out --resume, or name the run's folder")
+    if stored is not None and not resume:
+        state = "a finished run" if (folder / "summary.json").exists() else "an unfinished run"
+        raise RequestError(f"{folder} holds {state}; continue it with --resume, or choose another folder with --workdir")
+    if stored is not None:
+        different = differences(stored, config)
+        if different:
+            raise RequestError(
+                f"{folder} was made with another config, so it cannot be resumed with this one: {'; '.join(different[:5])}."
+                " Repeat the stored value, or start a new run in another folder"
+            )
+    probe_writable(folder)
+
+
+def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """What differs between two experiments and may not, as "hyper.learning_rate is 0.1, was 0.001"."""
+    old, new = _flat(stored), _flat(config)
+    names = [name for name in {**old, **new} if name not in MAY_DIFFER and old.get(name) != new.get(name)]
+    return [f"{name} is {new.get(name)!r}, was {old.get(name)!r}" for name in names]
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The folder's config.json; None where there is none."""
+    return read_json(folder / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no such file.
+
+    Raises:
+      WorldError: if it cannot be read or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise WorldError(f"{path} cannot be read: {error}; restore it, or start a new run in another folder") from None
+
+
+def write_start(folder: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """config.json and manifest.json; a resumed run appends its manifest to those before."""
+    before = read_json(folder / "manifest.json") or {}
+    history = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}] if before else []
+    write_json(folder / "manifest.json", {**manifest, "earlier": history})
+    write_json(folder / "config.json", config)
+
+
+def read_history(folder: Path, step: int) -> list[dict[str, float]]:
+    """The evaluations up to `step`, from metrics.jsonl."""
+    rows = []
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the line that a killed process did not finish
+        if row.pop("kind", None) == "evaluation" and row["step"] <= step and "val/loss" in row:
+            rows.append({k: float("nan") if v is None else v for k, v in row.items()})
+    return rows
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for name, member in value.items():
+            flat |= _flat(member, f"{path}.{name}".lstrip("."))
+        return flat
+    return {path: value}

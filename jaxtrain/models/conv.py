@@ -1,0 +1,125 @@
+"""Convolution and pooling that are fast inside a compiled loop, on a CPU too.
+
+Imports only JAX, Flax, `errors` and `init`. The fact that surprises: on a CPU a convolution inside `fori_loop` or
+`scan` leaves XLA's fast library and takes some ten times longer (https://github.com/jax-ml/jax/issues/12868), so there
+it is a matrix product of patches.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxtrain.errors import RequestError
+from jaxtrain.models.init import Init, initializer
+
+Array = jax.Array
+Padding = Literal["SAME", "VALID"]
+Method = Literal["auto", "patches", "lax"]
+
+
+class Conv(nn.Module):
+    """A 2-D convolution of images in NHWC; the kernel is f32[height, width, C, features] whatever the method.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width.
+      strides: vertical and horizontal step.
+      padding: SAME or VALID, as in `lax.conv`.
+      use_bias: learn an offset per channel; leave it out before BatchNorm.
+      kernel_init: name of the initialisation.
+      dtype: of the computation and the output, "float32" or "bfloat16"; None takes the input's.
+      method: lax (`lax.conv`), patches (a matrix product), or auto: patches on a CPU.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    kernel_init: Init = "he"
+    dtype: str | None = None
+    method: Method = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """f[B, H, W, C] -> f[B, H', W', features].
+
+        Raises:
+          RequestError: if the input has not four axes, or is smaller than the kernel without padding.
+        """
+        self._check(x.shape)
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", initializer(self.kernel_init), shape)
+        dtype = jnp.dtype(self.dtype or x.dtype)
+        by_patches = self.method == "patches" or (self.method == "auto" and jax.default_backend() == "cpu")
+        convolve = conv_patches if by_patches else conv_lax
+        y = convolve(x.astype(dtype), kernel.astype(dtype), self.strides, self.padding)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype).reshape(1, 1, 1, -1)
+        return y
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        name = "/".join(self.path) or "Conv"
+        if len(shape) != 4:
+            raise RequestError(f"{name} needs images of shape [B, H, W, C]; it got {shape}")
+        if self.padding == "VALID" and (shape[1] < self.kernel_size[0] or shape[2] < self.kernel_size[1]):
+            raise RequestError(f"{name}'s kernel {self.kernel_size} is larger than its input {shape}; use padding SAME")
+
+
+def conv_lax(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    """The convolution by XLA's own operation: f[B, H, W, C], f[h, w, C, D] -> f[B, H', W', D]."""
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def conv_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    """The same, as one matrix product: each output position's window is a row."""
+    height, width, channels, features = kernel.shape
+    windows = _windows(x, (height, width), strides, padding)
+    shape = windows[0].shape[:-1]
+    patches = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
+    # Two axes, not four: XLA's CPU matmul of the four-axis form is slower by a third of the whole training step.
+    y = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, features)
+    return y.reshape(*shape, features)
+
+
+def _windows(x: Array, kernel_size: tuple[int, int], strides: tuple[int, int], padding: Padding) -> list[Array]:
+    """For each position in the kernel, row by row, the pixels that it is multiplied with: f[B, H', W', C] each."""
+    pads = lax.padtype_to_pads(x.shape[1:3], kernel_size, strides, padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    last = [size - kernel for size, kernel in zip(x.shape[1:3], kernel_size, strict=True)]
+    (rows, columns), (down, right) = kernel_size, strides
+    return [x[:, i : i + last[0] + 1 : down, j : j + last[1] + 1 : right] for i in range(rows) for j in range(columns)]
+
+
+def max_pool(x: Array, size: int = 2) -> Array:
+    """Maximum over windows of size x size that do not overlap: f[B, H, W, C] -> f[B, H // size, W // size, C].
+
+    Rows and columns that fill no window are left out, as with padding VALID. Equal largest values share the gradient
+    evenly; that of `reduce_window` goes to the first, and is slow on a CPU.
+    """
+    return _blocks(x, size).max((2, 4))
+
+
+def avg_pool(x: Array, size: int = 2) -> Array:
+    """Mean over windows of size x size that do not overlap; rows and columns that fill no window are left out."""
+    return _blocks(x, size).mean((2, 4))
+
+
+def global_avg_pool(x: Array) -> Array:
+    """Mean over all positions: f[B, H, W, C] -> f[B, C]."""
+    return x.mean((1, 2))
+
+
+def _blocks(x: Array, size: int) -> Array:
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    if rows == 0 or columns == 0:
+        raise RequestError(
+            f"pooling over {size} x {size} leaves nothing of {height} x {width} positions;"
+            " use larger images or fewer stages"
+        )
+    x = x[:, : rows * size, : columns * size]
+    return x.reshape(batch, rows, size, columns, size, channels)

@@ -1,0 +1,27 @@
+"""From `Hyper` to updates: schedules, the optimizer, penalties, averages of the weights, and what plateaus decide.
+
+Imports `types`, `errors`, `config` and Optax. The fact that surprises: an optimizer is not kept anywhere. It is built
+inside every step from the numbers in the state, which costs nothing once compiled.
+"""
+
+from jaxtrain.optim.averages import ema_update, init_ema, init_swa, swa_update
+from jaxtrain.optim.control import should_stop, update_control
+from jaxtrain.optim.optimizer import freeze, max_norm, optimizer
+from jaxtrain.optim.parameters import frozen_mask, kernel_mask, penalty
+from jaxtrain.optim.schedules import make_schedule
+
+__all__ = [
+    "ema_update",
+    "freeze",
+    "frozen_mask",
+    "init_ema",
+    "init_swa",
+    "kernel_mask",
+    "make_schedule",
+    "max_norm",
+    "optimizer",
+    "penalty",
+    "should_stop",
+    "swa_update",
+    "update_control",
+]

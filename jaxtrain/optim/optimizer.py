@@ -1,0 +1,105 @@
+"""`Hyper` and a schedule to an Optax chain, and the two transformations that Optax lacks: max-norm and freezing.
+
+Imports `types`, `config` and Optax. The fact that surprises: the numbers may be traced. The chain is built again inside
+each step, so one compiled program serves every learning rate, and `vmap` gives each member its own.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtrain.config import Adam, Sgd, UnitSchedule
+from jaxtrain.optim.parameters import kernel_mask
+from jaxtrain.types import Array, Hyper, Number, PyTree
+
+ADAM = Adam()
+
+
+def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd = ADAM) -> optax.GradientTransformation:
+    """The whole update rule as one Optax transformation; a field of `hyper` that is None leaves its stage out.
+
+    In this order, with g the gradient, f the schedule and theta the parameters before the update:
+
+        g      <- g min(1, clip_norm / ||g||)                       clip_norm, over all parameters
+        u      <- Adam(g) or momentum(g)                            rule
+        theta' <- theta - learning_rate f(step) (u + weight_decay theta)        decay="lr"
+        theta' <- theta - f(step) (learning_rate u + weight_decay theta)        decay="paper"
+        theta' <- theta' with each neuron's incoming weights no longer than max_norm
+
+    A reduction of the rate on plateau belongs into the schedule, `lambda step: schedule(step) * rate_scale`, which then
+    scales the paper's decay too. Adam without momentum (None) is Adam with beta1 = 0. Momentum is g + momentum * m, as
+    in torch, not an average. The step that f gets is the chain's own count of updates.
+
+    Args:
+      hyper: numbers may be traced; which fields are None decides the structure of the optimizer state.
+      schedule: i32[] -> f32[], from `make_schedule`.
+      rule: Adam or Sgd with their static choices.
+
+    References:
+      Kingma and Ba, Adam, 2014, https://arxiv.org/abs/1412.6980
+      Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2017, https://arxiv.org/abs/1711.05101, Algorithm 2
+    """
+    stages = [] if hyper.clip_norm is None else [optax.clip_by_global_norm(hyper.clip_norm)]
+    stages += _direction(hyper, rule)
+    if rule.decay == "lr":
+        stages += _decay(hyper, rule)
+        stages += [optax.scale_by_schedule(lambda step: -hyper.learning_rate * schedule(jnp.asarray(step)))]
+    else:
+        stages += [optax.scale(hyper.learning_rate), *_decay(hyper, rule)]
+        stages += [optax.scale_by_schedule(lambda step: -schedule(jnp.asarray(step)))]
+    if hyper.max_norm is not None:
+        stages += [max_norm(hyper.max_norm)]
+    return optax.chain(*stages)
+
+
+def max_norm(bound: Number) -> optax.GradientTransformation:
+    """Shorten the updates so that afterwards ||incoming weights of each neuron||_2 <= bound (up to rounding).
+
+    Kernels only (`kernel_mask`); the last axis counts the neurons, all others are incoming, as in Dense and Conv. It
+    must come last in a chain, for it speaks of the weights after the update.
+
+    References:
+      Srivastava et al., Dropout, JMLR 15, 2014; CS231n, https://cs231n.github.io/neural-networks-2/#reg
+    """
+
+    def shorten(update: Array, param: Array, is_kernel: bool) -> Array:
+        if not is_kernel:
+            return update
+        new = param + update
+        length = jnp.sqrt(jnp.sum(jnp.square(new), axis=tuple(range(new.ndim - 1)), keepdims=True))
+        # Where nothing is too long the update passes through untouched, without the rounding of new - param.
+        return jnp.where(length > bound, new * (bound / length) - param, update)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        if params is None:
+            raise ValueError("max_norm bounds the parameters, but update() was called without them; pass params")
+        return jax.tree.map(shorten, updates, params, kernel_mask(params)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def freeze(inner: optax.GradientTransformation, frozen: PyTree) -> optax.GradientTransformation:
+    """`inner` on the parameters where `frozen` is False; updates of exactly 0 where it is True.
+
+    Frozen parameters have no optimizer state and take no part in the global norm; nor does a decay touch them.
+
+    Args:
+      inner: any transformation.
+      frozen: tree of bools like the parameters, from `frozen_mask`.
+    """
+    trained = jax.tree.map(lambda is_frozen: not is_frozen, frozen)
+    return optax.chain(optax.masked(inner, trained), optax.masked(optax.set_to_zero(), frozen))
+
+
+def _direction(hyper: Hyper, rule: Adam | Sgd) -> list[optax.GradientTransformation]:
+    if isinstance(rule, Adam):
+        momentum = 0.0 if hyper.momentum is None else hyper.momentum
+        return [optax.scale_by_adam(momentum, hyper.beta2, rule.epsilon, nesterov=rule.nesterov)]
+    return [] if hyper.momentum is None else [optax.trace(hyper.momentum, rule.nesterov)]
+
+
+def _decay(hyper: Hyper, rule: Adam | Sgd) -> list[optax.GradientTransformation]:
+    if hyper.weight_decay is None:
+        return []
+    mask = kernel_mask if rule.decay_mask == "kernels" else None
+    return [optax.add_decayed_weights(hyper.weight_decay, mask)]

@@ -1,0 +1,113 @@
+"""What the scripts share: their flags, their exit status, and an end on Ctrl-C that loses nothing.
+
+Imports errors, config files and the device. The fact that surprises: a first signal is answered at the end of the chunk
+of steps that is running, five seconds at most; a second one ends the process where it stands.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from jaxtrain.config import Experiment
+from jaxtrain.configfile import load_config
+from jaxtrain.device import enable_compilation_cache, warn_cpu_only
+from jaxtrain.errors import NonFiniteError, RequestError, WorldError
+from jaxtrain.overrides import overrides_help, parse_overrides
+
+
+class StopRequest:
+    """Asks the loop to stop once SIGINT, SIGTERM or SIGUSR1 has come; the handlers hold while it is entered.
+
+    Before the loop asks for the first time there is nothing to save, and the signal ends the process at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._asked = False
+        self._before: dict[int, object] = {}
+
+    def __call__(self) -> bool:
+        self._asked = True
+        return self.received is not None
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def exit_status(self) -> int:
+        """130 for Ctrl-C, 143 for the others."""
+        return 130 if self.received == signal.SIGINT else 143
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.received = self.received is None, self.received or number
+        if not first:
+            os._exit(self.exit_status)
+        if not self._asked:
+            raise SystemExit(self.exit_status)
+        print("\nstopping at the end of this chunk, with a checkpoint; once more to end at once", file=sys.stderr)
+
+
+def run_script(main: Callable[[list[str]], int | None]) -> None:
+    """Run a script's main and leave with its exit status; an error of ours is one message, not a traceback."""
+    try:
+        status = main(sys.argv[1:]) or 0
+    except (RequestError, WorldError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def prepare() -> None:
+    """What a script does and a library must not: the compilation cache, and a word on a GPU that JAX does not see."""
+    enable_compilation_cache()
+    message = warn_cpu_only()
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def make_parser(description: str, **kwargs: object) -> argparse.ArgumentParser:
+    """A parser that raises RequestError instead of leaving, and takes no abbreviations."""
+    return _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter, **kwargs)  # type: ignore[arg-type]
+
+
+def read_experiment(
+    parser: argparse.ArgumentParser, reference: str | None, rest: list[str], *, show_help: bool
+) -> Experiment:
+    """The experiment of `--config` with the overrides in `rest`; with `show_help`, print the help and leave."""
+    if reference is None:
+        if show_help:
+            parser.print_help()
+            print("\nWith --config FILE, --help lists the fields of that experiment too.")
+            raise SystemExit(0)
+        raise RequestError(f"--config is missing; for example: {parser.prog} --config configs/mnist.py")
+    experiment = load_config(reference)
+    if show_help:
+        parser.print_help()
+        print("\n" + overrides_help(experiment, prog=parser.prog))
+        raise SystemExit(0)
+    return parse_overrides(experiment, rest, prog=parser.prog)
+
+
+def run_name(reference: str) -> str:
+    """mnist-cnn for configs/mnist.py:cnn; the folder's name for a run's config.json."""
+    path, _, variant = reference.partition(".py:")
+    name = Path(path).parent.name if path.endswith(".json") else Path(path).stem
+    return f"{name}-{variant}" if variant else name
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise RequestError(f"{message}; see {self.prog} --help")

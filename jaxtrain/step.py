@@ -1,0 +1,296 @@
+"""One member's training step, evaluation step and initial state: pure functions, unjitted.
+
+Imports levels 0 and 1 only. The fact that surprises: nothing random is carried. `state.key` never changes; the key of a
+step is folded from it, so a step can be repeated alone and a resumed run draws what the uninterrupted one drew.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxtrain.augment import augment
+from jaxtrain.config import Config, UnitSchedule
+from jaxtrain.data import Data
+from jaxtrain.errors import RequestError
+from jaxtrain.metrics import from_examples
+from jaxtrain.models import is_own_batch_stats, reset_batch_stats
+from jaxtrain.optim import (
+    ema_update,
+    freeze,
+    frozen_mask,
+    init_ema,
+    init_swa,
+    make_schedule,
+    optimizer,
+    penalty,
+)
+from jaxtrain.tasks import default_task
+from jaxtrain.types import (
+    INIT_KEY,
+    STEP_KEY,
+    Array,
+    Batch,
+    Hyper,
+    Metrics,
+    Model,
+    PyTree,
+    Task,
+    TrainState,
+    init_control,
+)
+
+@dataclass(frozen=True)
+class Setting:
+    """All that a compiled program is keyed on. Two runs with equal settings share their programs."""
+
+    model: Model
+    task: Task
+    config: Config
+    image_shape: tuple[int, ...]  # of one image, as the network gets it
+    num_train: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training split."""
+        return self.num_train // self.config.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Updates in the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @functools.cached_property
+    def schedule(self) -> UnitSchedule:
+        """The one definition of the schedule, for the optimizer and for the log."""
+        return make_schedule(self.config.schedule, self.num_steps, self.steps_per_epoch)
+
+
+def as_model(model: Any) -> Model:
+    """A `Model` from a Linen module, a Model, or a frozen dataclass with make() -> Model."""
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, nn.Module):
+        return Model(model)
+    if hasattr(model, "make"):
+        return as_model(model.make())
+    raise RequestError(
+        f"the model is a {type(model).__name__}; give a flax.linen Module, or a frozen dataclass with make() -> Model"
+    )
+
+
+def make_setting(model: Any, data: Data, config: Config, task: Task | None = None) -> Setting:
+    """What the `make_*` functions and the compiled programs are built from."""
+    task = default_task(data.info) if task is None else task
+    return Setting(as_model(model), task, config, tuple(data.image_shape), data.num_train)
+
+
+def init_state(setting: Setting, key: Array, hyper: Hyper) -> TrainState:
+    """The state before the first step.
+
+    The hyper-parameters are cast to float32 here and nowhere else: a Python float would trace the step again.
+    """
+    hyper = jax.tree.map(lambda x: jnp.array(x, jnp.float32), hyper)
+    image = jnp.zeros((1, *setting.image_shape), jnp.float32)
+    params, batch_stats = setting.model.init(jax.random.fold_in(key, INIT_KEY), image, hyper)
+    control = init_control()
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=_transformation(setting, hyper, control.rate_scale, params).init(params),
+        key=jax.random.clone(key),  # the caller's key outlives a donated state
+        hyper=hyper,
+        control=control,
+        ema=None if setting.config.ema_decay is None else init_ema(params),
+        swa=None if setting.config.swa_start is None else init_swa(params),
+    )
+
+
+def train_step(setting: Setting, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Augment, forward, loss, backward, update: one step of one member.
+
+    The metrics are those of the training pass (dropout on, batch statistics) and cost nothing beyond it.
+    """
+    with jax.default_matmul_precision(setting.config.matmul_precision):
+        key = jax.random.fold_in(jax.random.fold_in(state.key, STEP_KEY), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        with jax.named_scope("augment"):
+            batch = augment(augment_key, batch, setting.config.augment, state.hyper)
+        gradient, batch_stats, metrics = _gradient(setting, state, batch, dropout_key)
+        with jax.named_scope("optimizer"):
+            return _update(setting, state, gradient, batch_stats), metrics
+
+
+def eval_step(setting: Setting, params: PyTree, batch_stats: PyTree, hyper: Hyper, batch: Batch) -> Metrics:
+    """Scores of a batch: no dropout, running statistics, padding left out."""
+    with jax.default_matmul_precision(setting.config.matmul_precision):
+        applied = setting.model.apply(params, batch_stats, batch.image, train=False, hyper=hyper)
+        return from_examples(setting.task.metrics(applied.outputs, batch), batch.weight)
+
+
+def make_init(model: Any, data: Data, config: Config, task: Task | None = None) -> Callable[[Array, Hyper], TrainState]:
+    """`init(key, hyper) -> TrainState`; `jax.vmap(init, (0, None))` gives many members. See `init_state`."""
+    return functools.partial(init_state, make_setting(model, data, config, task))
+
+
+def make_train_step(
+    model: Any, data: Data, config: Config, task: Task | None = None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`step(state, batch) -> (state, metrics)`, pure and not jitted. See `train_step`.
+
+    Args:
+      model: a Linen module, a Model, or a frozen dataclass with make() -> Model.
+      data: what it is trained on; only shapes and counts are used.
+      config: the static choices.
+      task: Classification or Regression as the labels tell, unless given.
+
+    Returns:
+      A function of one member; `jax.vmap(step, (0, None))` is the step of many members on one batch.
+    """
+    return functools.partial(train_step, make_setting(model, data, config, task))
+
+
+def make_eval_step(
+    model: Any, data: Data, config: Config, task: Task | None = None
+) -> Callable[[PyTree, PyTree, Hyper, Batch], Metrics]:
+    """`eval_step(params, batch_stats, hyper, batch) -> Metrics`, pure and not jitted. See `eval_step`."""
+    return functools.partial(eval_step, make_setting(model, data, config, task))
+
+
+def batch_statistics(model: Model, params: PyTree, batch_stats: PyTree, image: Array, hyper: Hyper | None) -> PyTree:
+    """BatchNorm's mean and unbiased variance over one batch alone, dropout off: a term of Algorithm 2's average."""
+    fresh = reset_batch_stats(batch_stats)
+    hyper = hyper and dataclasses.replace(hyper, dropout_rate=None, input_dropout_rate=None)
+    # A network with a Dropout of its own draws a mask from this key; ours draws none for a rate that is None.
+    return model.apply(params, fresh, image, train=True, key=jax.random.key(0), hyper=hyper).batch_stats
+
+
+def recalibrate(
+    model: Any,
+    params: PyTree,
+    batch_stats: PyTree,
+    batches: Iterable[Batch],
+    *,
+    hyper: Hyper | None = None,
+    num_batches: int = 200,
+) -> PyTree:
+    """BatchNorm's population statistics for these parameters: Algorithm 2, from a pass over training batches.
+
+    Needed wherever the parameters are not those that the running averages followed (EMA, SWA, averages of members).
+
+    Args:
+      model: as for `fit`.
+      params: the parameters to be used for inference.
+      batch_stats: statistics of the same network; only their structure is used.
+      batches: training batches, shuffled, of the size used in training.
+      hyper: as the network needs it; its dropout rates are left out.
+      num_batches: how many batches are read at most.
+
+    Returns:
+      A new batch_stats.
+
+    Raises:
+      RequestError: for `flax.linen.BatchNorm`, whose running averages cannot be taken apart into batches.
+
+    References:
+      Ioffe & Szegedy, Batch Normalization, 2015, Algorithm 2, https://arxiv.org/abs/1502.03167
+    """
+    model = as_model(model)
+    if not batch_stats:
+        return batch_stats
+    check_recalibration(batch_stats)
+    one = jax.jit(functools.partial(batch_statistics, model))
+    terms = [one(params, batch_stats, batch.image, hyper) for batch in itertools.islice(batches, num_batches)]
+    if not terms:
+        raise RequestError("recalibrate was given no batches; give an iterable of training batches")
+    return jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(x), *terms)
+
+
+def check_recalibration(batch_stats: PyTree) -> None:
+    """Raise RequestError where the statistics are not those of this package's BatchNorm."""
+    if not is_own_batch_stats(batch_stats):
+        raise RequestError(
+            "the network keeps statistics that are not jaxtrain.BatchNorm's (flax.linen.BatchNorm, perhaps), which"
+            " cannot be recalibrated for averaged weights; use jaxtrain.BatchNorm, or set final to 'last' or 'best'"
+        )
+
+
+def learning_rate(setting: Setting, state: TrainState) -> Array:
+    """f32[], the rate of the last update."""
+    factor = setting.schedule(jnp.maximum(state.step - 1, 0))
+    return state.hyper.learning_rate * factor * state.control.rate_scale
+
+
+def _transformation(
+    setting: Setting, hyper: Hyper, rate_scale: Array, params: PyTree
+) -> optax.GradientTransformation:
+    """The optax chain, built from traced numbers at each trace; the reduction on plateau enters as a schedule."""
+    choice = setting.config.optimizer
+
+    def schedule(step: Array) -> Array:
+        return setting.schedule(step) * rate_scale
+
+    own = choice(hyper, schedule) if callable(choice) else optimizer(hyper, schedule, choice)
+    return freeze(own, frozen_mask(params, setting.config.frozen)) if setting.config.frozen else own
+
+
+def _gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> tuple[PyTree, PyTree, Metrics]:
+    """Gradient of the mean loss and the penalties, over all micro-batches in turn."""
+
+    def objective(params: PyTree, batch_stats: PyTree, part: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        applied = setting.model.apply(params, batch_stats, part.image, train=True, key=key, hyper=state.hyper)
+        with jax.named_scope("loss"):
+            losses = setting.task.loss(applied.outputs, part, state.hyper)
+            values = {**setting.task.metrics(applied.outputs, part), "loss": losses}
+            total = jnp.mean(losses) + penalty(params, state.hyper)
+        return total, (applied.batch_stats, from_examples(values, part.weight))
+
+    differentiate = jax.grad(objective, has_aux=True)
+    count = setting.config.num_micro_batches
+    if count == 1:
+        gradient, (batch_stats, metrics) = differentiate(state.params, state.batch_stats, batch, key)
+        return gradient, batch_stats, metrics
+
+    def body(batch_stats: PyTree, inputs: tuple[Batch, Array]) -> tuple[PyTree, tuple[PyTree, Metrics]]:
+        part, index = inputs
+        gradient, (batch_stats, metrics) = differentiate(
+            state.params, batch_stats, part, jax.random.fold_in(key, index)
+        )
+        return batch_stats, (gradient, metrics)
+
+    parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    batch_stats, (gradients, metrics) = lax.scan(body, state.batch_stats, (parts, jnp.arange(count)))
+    gradient = jax.tree.map(lambda x: jnp.mean(x, axis=0), gradients)
+    return gradient, batch_stats, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+
+def _update(setting: Setting, state: TrainState, gradient: PyTree, batch_stats: PyTree) -> TrainState:
+    transform = _transformation(setting, state.hyper, state.control.rate_scale, state.params)
+    updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if setting.config.ema_decay is not None:
+        ema = ema_update(state.ema, params, setting.config.ema_decay, state.step)
+    batch_stats = _hold_frozen(setting.config.frozen, state.batch_stats, batch_stats)
+    return dataclasses.replace(
+        state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+    )
+
+
+def _hold_frozen(frozen: tuple[str, ...], old: PyTree, new: PyTree) -> PyTree:
+    """Running statistics of frozen parts stay as they are, too."""
+
+    def hold(path: Any, old: Array, new: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return old if any(f"{name}/".startswith(f"{entry.strip('/')}/") for entry in frozen) else new
+
+    return jax.tree_util.tree_map_with_path(hold, old, new)

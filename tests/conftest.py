@@ -1,0 +1,33 @@
+"""What every test runs under: rank promotion raises, and there is tiny data that needs no file."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+
+def pytest_configure() -> None:
+    # A [B] against a [B, 1] broadcasts to [B, B] without a word; here it raises.
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def tiny() -> tuple[np.ndarray, np.ndarray]:
+    """120 images u8[120, 8, 8, 1] of 4 classes and their labels i32[120]: a bright quarter and noise, soon learnt."""
+    random = np.random.default_rng(0)
+    label = np.arange(120, dtype=np.int32) % 4
+    image = random.integers(0, 100, (120, 8, 8, 1), dtype=np.uint8)
+    for row, k in enumerate(label):
+        image[row, 4 * (k // 2) : 4 * (k // 2) + 4, 4 * (k % 2) : 4 * (k % 2) + 4] += 120
+    return image, label
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets, for slow tests."""
+    folder = os.environ.get("JAXTRAIN_DATA")
+    if not folder:
+        pytest.skip("set JAXTRAIN_DATA to the folder that holds mnist, fashion_mnist and cifar10")
+    return Path(folder)
