@@ -10,12 +10,13 @@ network in the same loop.
 
 import argparse
 import gzip
+import itertools
 import json
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,6 +155,38 @@ def evaluate(apply: Apply, state: State, data: Data) -> float:
     return float(num_right(state, data)) / data.label.size
 
 
+def train_segments(
+    init: Callable[[Array], tuple[Layers, Layers]],
+    apply: Apply,
+    train: Data,
+    *,
+    epochs: int,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    steps: int = SEGMENT_STEPS,
+) -> Iterator[tuple[float, State]]:
+    """Train for `epochs`, the length of the cosine; after each `steps` updates give their images a second and the state.
+
+    The state is donated to the next segment: use it before asking for that.
+    """
+    key = jax.random.key(seed)
+    params, stats = init(jax.random.fold_in(key, 0))
+    schedule = optax.cosine_decay_schedule(learning_rate, epochs * STEPS_PER_EPOCH)
+    is_kernel = jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    tx = optax.adamw(schedule, weight_decay=1e-2, mask=is_kernel)
+    run_steps = make_run_steps(apply, tx)
+    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), train.label.size))
+
+    order, state = permute(0), State(params, stats, tx.init(params))
+    state = jax.block_until_ready(run_steps(state, train, order, key, 0, 0))  # zero steps: compiles, changes nothing
+    for start in range(0, epochs * STEPS_PER_EPOCH, steps):
+        began = time.perf_counter()
+        if start % STEPS_PER_EPOCH < steps:
+            order = permute(start // STEPS_PER_EPOCH)
+        state = jax.block_until_ready(run_steps(state, train, order, key, start, steps))
+        yield steps * BATCH_SIZE / (time.perf_counter() - began), state
+
+
 def benchmark(name: str, init: Callable[[Array], tuple[Layers, Layers]], apply: Apply) -> None:
     """Train as the flags say, print one JSON line."""
     parser = argparse.ArgumentParser(description=f"Bare JAX loop, {name} on MNIST; prints one JSON line.")
@@ -166,25 +199,13 @@ def benchmark(name: str, init: Callable[[Array], tuple[Layers, Layers]], apply: 
 
     folder = Path(args.data) / "mnist"
     train, test = read_mnist(folder, "train"), read_mnist(folder, "t10k")
-    key = jax.random.key(args.seed)
-    params, stats = init(jax.random.fold_in(key, 0))
-    schedule = optax.cosine_decay_schedule(args.learning_rate, args.epochs * STEPS_PER_EPOCH)
-    is_kernel = jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
-    tx = optax.adamw(schedule, weight_decay=1e-2, mask=is_kernel)
-    run_steps = make_run_steps(apply, tx)
-    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), train.label.size))
-
-    state = State(params, stats, tx.init(params))
-    state = run_steps(state, train, permute(0), key, 0, 0)  # zero steps: compiles, changes nothing
-    starts = range(0, args.epochs * STEPS_PER_EPOCH, SEGMENT_STEPS)[: args.segments]
-    rates, order = [], permute(0)
-    for start in starts:
-        jax.block_until_ready(state)
-        began = time.perf_counter()
-        if start % STEPS_PER_EPOCH == 0:
-            order = permute(start // STEPS_PER_EPOCH)
-        state = jax.block_until_ready(run_steps(state, train, order, key, start, SEGMENT_STEPS))
-        rates.append(SEGMENT_STEPS * BATCH_SIZE / (time.perf_counter() - began))
+    segments = train_segments(init, apply, train, epochs=args.epochs, learning_rate=args.learning_rate, seed=args.seed)
+    rates = []
+    for rate, state in itertools.islice(segments, args.segments):
+        rates.append(rate)
+        last = state
+    if not rates:
+        parser.error("--epochs and --segments must be at least 1")
 
     result = {
         "name": name,
@@ -193,9 +214,9 @@ def benchmark(name: str, init: Callable[[Array], tuple[Layers, Layers]], apply: 
         "max": round(max(rates)),
         "segments": len(rates),
         "steps": len(rates) * SEGMENT_STEPS,
-        "test_accuracy": evaluate(apply, state, test),
+        "test_accuracy": evaluate(apply, last, test),
         "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "jax": jax.__version__,
     }
     print(json.dumps(result), flush=True)

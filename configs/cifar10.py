@@ -1,6 +1,6 @@
 """CIFAR-10 with a small ResNet, crop and flip.
 
-    python scripts/train.py --config configs/cifar10.py
+python scripts/train.py --config configs/cifar10.py
 """
 
 import jaxtrain as jt

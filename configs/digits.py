@@ -1,6 +1,6 @@
 """Handwritten digits, 8x8, embedded in the package: nothing to download, seconds to train.
 
-    python scripts/train.py --config configs/digits.py
+python scripts/train.py --config configs/digits.py
 """
 
 import jaxtrain as jt

@@ -1,7 +1,7 @@
 """Fashion-MNIST.
 
-    python scripts/train.py --config configs/fashion_mnist.py        # MLP 784-512-512-10
-    python scripts/train.py --config configs/fashion_mnist.py:cnn    # CNN
+python scripts/train.py --config configs/fashion_mnist.py        # MLP 784-512-512-10
+python scripts/train.py --config configs/fashion_mnist.py:cnn    # CNN
 """
 
 import jaxtrain as jt

@@ -1,8 +1,8 @@
 """MNIST.
 
-    python scripts/train.py --config configs/mnist.py           # MLP 784-512-512-10
-    python scripts/train.py --config configs/mnist.py:cnn       # CNN
-    python scripts/train.py --config configs/mnist.py:linear    # logistic regression, the baseline
+python scripts/train.py --config configs/mnist.py           # MLP 784-512-512-10
+python scripts/train.py --config configs/mnist.py:cnn       # CNN
+python scripts/train.py --config configs/mnist.py:linear    # logistic regression, the baseline
 """
 
 import jaxtrain as jt

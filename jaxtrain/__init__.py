@@ -1,6 +1,6 @@
 """jaxtrain: train a neural network with JAX and Flax, and understand the run.
 
-Importing it does no work and changes no JAX setting. The parts not listed here are in their modules, all of them public:
+Importing it does no work and changes no JAX setting. The parts not listed here are public in their modules:
 `jaxtrain.types`, `jaxtrain.step`, `jaxtrain.program`, `jaxtrain.errors` and so on.
 """
 

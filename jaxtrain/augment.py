@@ -13,7 +13,7 @@ from jaxtrain.types import Array, Batch, Hyper
 
 
 def augment(key: Array, batch: Batch, config: Augment, hyper: Hyper, num_classes: int | None = None) -> Batch:
-    """The batch with what `config` and `hyper.mixup` ask for: crop, then flip, then cutout, then mixup.
+    """The batch with what `config` and `hyper.mixup` ask for: flip, then crop, then cutout, then mixup.
 
     Args:
       key: of this step, for this purpose.
@@ -22,10 +22,12 @@ def augment(key: Array, batch: Batch, config: Augment, hyper: Hyper, num_classes
     """
     crop_key, flip_key, cutout_key, mixup_key = jax.random.split(key, 4)
     image, count = batch.image, batch.image.shape[0]
-    if config.crop:
-        image = jax.vmap(random_crop, (0, 0, None))(jax.random.split(crop_key, count), image, config.crop)
+    # A window and its mirror image are equally likely, so the order of these two is free; XLA on a CPU takes 0.25 ms
+    # for 128 images of 32x32x3 in this one and 5 ms in the other, where it mirrors what it gathers element by element.
     if config.flip:
         image = jax.vmap(random_flip)(jax.random.split(flip_key, count), image)
+    if config.crop:
+        image = jax.vmap(random_crop, (0, 0, None))(jax.random.split(crop_key, count), image, config.crop)
     if config.cutout:
         image = jax.vmap(cutout, (0, 0, None))(jax.random.split(cutout_key, count), image, config.cutout)
     batch = batch._replace(image=image)
@@ -47,7 +49,7 @@ def random_crop(key: Array, image: Array, pad: int) -> Array:
     # 0.75 by one gather, 0.4 by one-hot matrix products. 32x32x3: 0.3; 0.5, 0.5 (of whole pixels: 0.3) and 1.2.
     height, width, channels = image.shape
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    row, column = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+    row, column = _sample_place(key, 2 * pad + 1, 2 * pad + 1)
     return jax.lax.dynamic_slice(padded, (row, column, 0), (height, width, channels))
 
 
@@ -70,9 +72,8 @@ def cutout(key: Array, image: Array, size: int) -> Array:
       https://arxiv.org/abs/1708.04552
     """
     height, width, _ = image.shape
-    row_key, column_key = jax.random.split(key)
-    top = jax.random.randint(row_key, (), 0, height) - size // 2
-    left = jax.random.randint(column_key, (), 0, width) - size // 2
+    top, left = _sample_place(key, height, width)
+    top, left = top - size // 2, left - size // 2
     row, column = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     inside = (row >= top) & (row < top + size) & (column >= left) & (column < left + size)
     return jnp.where(inside[..., None], 0.0, image)
@@ -94,14 +95,38 @@ def mixup(key: Array, batch: Batch, alpha: Array | float, num_classes: int) -> B
       Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018, https://arxiv.org/abs/1710.09412
     """
     weight_key, pair_key = jax.random.split(key)
-    # X / (X + Y) of two Gamma(alpha) is Beta(alpha, alpha). `jax.random.beta` does so too, but compiles twice as long.
-    # In logarithms, for with a small alpha both are often below the smallest float.
-    log_x, log_y = jax.random.loggamma(weight_key, alpha, (2,))
-    share = jax.nn.sigmoid(log_x - log_y)
+    share = sample_share(weight_key, alpha)
     other = jax.random.permutation(pair_key, batch.image.shape[0])
+    flat = batch.image.reshape(batch.image.shape[0], -1)  # a CPU gathers rows four times as fast as images
     label = jax.nn.one_hot(batch.label, num_classes)
-    image, label = (share * x + (1 - share) * x[other] for x in (batch.image, label))
-    return batch._replace(image=image, label=label)
+    flat, label = (share * x + (1 - share) * jnp.take(x, other, axis=0, mode="clip") for x in (flat, label))
+    return batch._replace(image=flat.reshape(batch.image.shape), label=label)
+
+
+def sample_share(key: Array, alpha: Array | float) -> Array:
+    """f32[] from Beta(alpha, alpha): X / (X + Y) of two Gamma(alpha).
+
+    References:
+      Marsaglia and Tsang, A Simple Method for Generating Gamma Variables, 2000
+    """
+    # `jax.random.beta` gives the same and takes four times as long to compile, for it tries in a loop until a draw is
+    # accepted. Here there are 16 tries at once: each is accepted with probability 0.95, so none is in 1e-21 of calls.
+    # In logarithms, for with a small alpha X and Y are often both below the smallest float.
+    u = jax.random.uniform(key, (33, 2), minval=1e-7)
+    x, log_u, log_boost = jax.scipy.special.ndtri(u[:16]), jnp.log(u[16:32]), jnp.log(u[32]) / alpha
+    d = (
+        alpha + 2 / 3
+    )  # the method's alpha - 1/3 at alpha + 1: it needs 1 or more, and is brought back by log(u) / alpha
+    v = jnp.maximum(1 + x / jnp.sqrt(9 * d), 1e-6) ** 3
+    accepted = log_u < 0.5 * x**2 + d - d * v + d * jnp.log(v)
+    log_x, log_y = jnp.log(v[jnp.argmax(accepted, axis=0), jnp.arange(2)]) + log_boost
+    return jax.nn.sigmoid(log_x - log_y)
+
+
+def _sample_place(key: Array, height: int, width: int) -> tuple[Array, Array]:
+    """A row below `height` and a column below `width`; one draw, where `randint` makes three and compiles as long."""
+    row, column = jnp.floor(jax.random.uniform(key, (2,)) * jnp.array([height, width])).astype(jnp.int32)
+    return row, column
 
 
 def check_augment(config: Augment, image_shape: tuple[int, ...], classification: bool, hyper: Hyper) -> None:

@@ -109,7 +109,9 @@ class Store:
             raise RequestError(f"{self.folder} was opened read-only; open it with read_only=False to save")
         self.wait()
         leaves = _leaves(tree)
-        self._pending = step, self._worker.submit(self._write, int(step), leaves, _to_host(leaves), jsonable(meta))
+        # The leaves themselves stay here: the thread would keep their memory on the device.
+        kinds = {path: _kind(leaf) for path, leaf in leaves.items()}
+        self._pending = step, self._worker.submit(self._write, int(step), kinds, _to_host(leaves), jsonable(meta))
 
     def wait(self) -> None:
         """Wait until the last save is on the disk or has failed."""
@@ -241,12 +243,12 @@ class Store:
             self._checkpointer = ocp.Checkpointer(handler)
         return self._checkpointer
 
-    def _write(self, step: int, leaves: dict[str, Any], host: dict[str, np.ndarray], meta: Any) -> list[str]:
+    def _write(self, step: int, kinds: dict[str, Record], host: dict[str, np.ndarray], meta: Any) -> list[str]:
         """Write, make durable, then delete old ones. Returns warnings."""
         import orbax.checkpoint as ocp
 
         notes = self._remake_folder()
-        records = {path: _record(leaf, host[path]) for path, leaf in leaves.items()}
+        records = {path: {**kind, **_described(host[path])} for path, kind in kinds.items()}
         payload = {"format": _FORMAT, "step": step, "meta": meta, "leaves": records}
         state = {path: array for path, array in host.items() if array.size} or _NOTHING
         folder = _free_name(self.folder, step)
@@ -380,9 +382,9 @@ def _to_device(array: np.ndarray, record: Record) -> Any:
     return jnp.array(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
 
 
-def _record(leaf: Any, array: np.ndarray) -> Record:
+def _kind(leaf: Any) -> Record:
     impl = {"impl": str(jax.random.key_impl(leaf))} if _is_key(leaf) else {}
-    return {"spec": _spec(leaf), **_described(array), **impl}
+    return {"spec": _spec(leaf), **impl}
 
 
 def _described(array: np.ndarray) -> Record:

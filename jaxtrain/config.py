@@ -1,7 +1,8 @@
 """The static choices of a run: shapes, names and counts, as frozen dataclasses.
 
-Imports nothing of jaxtrain but `types` and `errors`. Everything here is hashable, for compiled programs are cached on it,
-and nothing here is a number one would tune: those are in `types.Hyper`, which travels beside `Config` and is traced.
+Imports nothing of jaxtrain but `types` and `errors`. Everything here is hashable, as
+compiled programs are keyed on it, and nothing is a number one would tune: those are in `types.Hyper`, which travels
+beside `Config` and is traced.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ UnitSchedule = Callable[[Array], Array]
 class Schedule:
     """Annealing of the learning rate, as a factor in [0, 1]. t counts from the end of the warm-up, in `unit`."""
 
-    kind: Literal[
-        "constant", "step", "exponential", "inverse", "linear", "cosine", "cosine_restarts", "one_cycle"
-    ] = "cosine"
+    kind: Literal["constant", "step", "exponential", "inverse", "linear", "cosine", "cosine_restarts", "one_cycle"] = (
+        "cosine"
+    )
     """Shape of the schedule."""
     unit: Literal["epochs", "steps"] = "epochs"
     """Unit of t, warmup, period and rate."""
@@ -202,7 +203,7 @@ def check_config(config: Config) -> None:
             raise RequestError(f"config.{name} is {getattr(config, name)}; it must be larger than 0")
     if config.batch_size % config.num_micro_batches:
         raise RequestError(
-            f"config.batch_size {config.batch_size} cannot be split into {config.num_micro_batches} equal micro-batches;"
+            f"config.batch_size {config.batch_size} is no multiple of {config.num_micro_batches} micro-batches;"
             " choose a divisor for config.num_micro_batches"
         )
     for name in ("ema_decay", "swa_start"):
@@ -244,9 +245,10 @@ def _number(name: str, value: Any) -> float:
 def _check_schedule(schedule: Schedule | UnitSchedule) -> None:
     if not isinstance(schedule, Schedule):
         return
-    for name in ("period", "stretch"):
-        if not getattr(schedule, name) > 0:
-            raise RequestError(f"config.schedule.{name} is {getattr(schedule, name)}; it must be larger than 0")
+    if not schedule.period > 0:
+        raise RequestError(f"config.schedule.period is {schedule.period}; it must be larger than 0")
+    if not schedule.stretch >= 1:
+        raise RequestError(f"config.schedule.stretch is {schedule.stretch}; it must be at least 1")
     for name in ("warmup", "rate"):
         if not (getattr(schedule, name) >= 0 and math.isfinite(getattr(schedule, name))):
             raise RequestError(f"config.schedule.{name} is {getattr(schedule, name)}; it must not be negative")

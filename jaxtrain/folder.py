@@ -40,7 +40,9 @@ MAY_DIFFER = {
 def default_folder(name: str, root: Path = Path("runs")) -> Path:
     """runs/NAME-DATE-TIME, with a number behind it where two runs start in one second."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise RequestError(f"run name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        raise RequestError(
+            f"run name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
     stamp = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     candidates = [root / stamp, *(root / f"{stamp}-{i}" for i in range(2, 1000))]
     return next(folder for folder in candidates if not folder.exists())
@@ -60,15 +62,19 @@ def check_folder(folder: Path, config: Mapping[str, Any], *, resume: bool) -> No
     """
     stored = read_config(folder)
     if stored is None and resume:
-        raise RequestError(f"{folder} holds no run to resume (no config.json); leave out --resume, or name the run's folder")
+        raise RequestError(
+            f"{folder} holds no run to resume (no config.json); leave out --resume, or name the run's folder"
+        )
     if stored is not None and not resume:
         state = "a finished run" if (folder / "summary.json").exists() else "an unfinished run"
-        raise RequestError(f"{folder} holds {state}; continue it with --resume, or choose another folder with --workdir")
+        raise RequestError(
+            f"{folder} holds {state}; continue it with --resume, or choose another folder with --workdir"
+        )
     if stored is not None:
         different = differences(stored, config)
         if different:
             raise RequestError(
-                f"{folder} was made with another config, so it cannot be resumed with this one: {'; '.join(different[:5])}."
+                f"{folder} was made with another config, so this one cannot resume it: {'; '.join(different[:5])}."
                 " Repeat the stored value, or start a new run in another folder"
             )
     probe_writable(folder)

@@ -1,6 +1,6 @@
 """The compiled programs of a run: many steps, one evaluation, one recalibration, each a single call.
 
-Imports the step and what lies below. The fact that surprises: chunks of any length are one program, because the number of
+Imports the step and what lies below. The fact that surprises: chunks of any length are one program, for the number of
 steps is an argument of a loop, not a shape. Programs are cached on the `Setting`; a second run with other
 hyper-parameters traces and compiles nothing.
 """
@@ -119,9 +119,7 @@ def compile_program(setting: Setting) -> Program:
         num_batches = (stop - start + eval_batch_size - 1) // eval_batch_size
         return lax.fori_loop(0, num_batches, body, zeros(params, batch_stats, hyper, arrays))
 
-    def evaluate(
-        params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, start: int, stop: int
-    ) -> Metrics:
+    def evaluate(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, start: int, stop: int) -> Metrics:
         if not stepped():
             return looped_evaluation(params, batch_stats, hyper, arrays, jnp.int32(start), jnp.int32(stop))
         parts = [
@@ -132,7 +130,13 @@ def compile_program(setting: Setting) -> Program:
 
     @jax.jit
     def recalibrate(
-        params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, order: Array, start: Array, num_batches: Array
+        params: PyTree,
+        batch_stats: PyTree,
+        hyper: Hyper,
+        arrays: Arrays,
+        order: Array,
+        start: Array,
+        num_batches: Array,
     ) -> PyTree:
         def body(i: Array, total: PyTree) -> PyTree:
             batch = take(arrays, lax.dynamic_slice_in_dim(order, (start + i) * batch_size, batch_size))

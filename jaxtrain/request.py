@@ -29,13 +29,13 @@ def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:
     _check_batch(config, data.num_train)
     check_augment(config.augment, data.image_shape, data.info.num_classes is not None, hyper)
     micro_batch = config.batch_size // config.num_micro_batches
-    num_outputs = data.info.num_classes or data.info.num_targets
-    check_model(setting.model, setting.image_shape, num_outputs, micro_batch, hyper)
+    check_model(setting.model, setting.image_shape, _num_outputs(data), micro_batch, hyper)
     state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
     frozen_mask(state.params, config.frozen)
     if config.final in ("ema", "swa") and state.batch_stats:
         check_recalibration(state.batch_stats)
     _check_watch(setting, data)
+    _ = setting.schedule  # raises where its warm-up or its period does not fit the run
 
 
 def _check_batch(config: Config, num_train: int) -> None:
@@ -47,11 +47,14 @@ def _check_batch(config: Config, num_train: int) -> None:
 
 
 def _check_watch(setting: Setting, data: Data) -> None:
-    num_outputs = data.info.num_classes or data.info.num_targets
-    outputs = jax.ShapeDtypeStruct((1, num_outputs), "float32")
+    outputs = jax.ShapeDtypeStruct((1, _num_outputs(data)), "float32")
     label = jax.ShapeDtypeStruct((1, *data.label.shape[1:]), data.label.dtype)
     weight = jax.ShapeDtypeStruct((1,), "float32")
     names = jax.eval_shape(lambda *x: setting.task.metrics(x[0], Batch(x[0], x[1], x[2])), outputs, label, weight)
     if "loss" not in names:
         raise RequestError(f"the task's metrics are {', '.join(sorted(names))}; 'loss' must be among them")
     watched(setting.config.watch, names)
+
+
+def _num_outputs(data: Data) -> int:
+    return data.info.num_classes or data.info.num_targets or 0

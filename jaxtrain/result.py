@@ -1,6 +1,6 @@
 """A finished run in the hand: predictions, scores, parameters; written to its folder and read back.
 
-Imports the programs, checkpoints and data. The fact that surprises: a `Run` needs no data set. The preprocessing that was
+Imports the programs, checkpoints and data. The fact that surprises: a `Run` needs no data set. The preprocessing
 fitted on the training split is kept with the weights, so `predict` takes images as they come from a file.
 """
 
@@ -107,7 +107,9 @@ class Run:
         if images.dtype != np.uint8 and not np.isfinite(images).all():
             raise RequestError("images hold NaN or infinite values; remove or replace them")
         if (images.dtype == np.uint8) != (self.info.stored_dtype == "uint8"):
-            raise RequestError(f"images are {images.dtype}; this network was trained on {self.info.stored_dtype} images")
+            raise RequestError(
+                f"images are {images.dtype}; this network was trained on {self.info.stored_dtype} images"
+            )
         return images
 
     def _checked_labels(self, labels: Any, count: int) -> np.ndarray:
@@ -117,7 +119,9 @@ class Run:
         if len(labels) != count or (self.info.num_classes is not None and labels.ndim != 1):
             raise RequestError(f"labels have shape {list(labels.shape)} for {count} images; give one label an image")
         if self.info.num_classes is not None and not ((labels >= 0) & (labels < self.info.num_classes)).all():
-            raise RequestError(f"labels must lie in 0..{self.info.num_classes - 1}; found {labels.min()}..{labels.max()}")
+            raise RequestError(
+                f"labels must lie in 0..{self.info.num_classes - 1}; found {labels.min()}..{labels.max()}"
+            )
         return labels if self.info.num_classes is None else labels.astype(np.int32)
 
     def _parts(self, images: np.ndarray) -> list[np.ndarray]:
@@ -126,7 +130,9 @@ class Run:
 
     def _outputs(self, images: np.ndarray) -> jax.Array:
         """Padded to a power of two, so that images given one by one and in any number share few programs."""
-        padded = np.concatenate([images, np.zeros((_power_of_two(len(images)) - len(images), *images.shape[1:]), images.dtype)])
+        padded = np.concatenate(
+            [images, np.zeros((_power_of_two(len(images)) - len(images), *images.shape[1:]), images.dtype)]
+        )
         image = normalise(self.preprocess, jnp.asarray(padded))
         return self.program.predict(self.params, self.batch_stats, self.hyper, image)[: len(images)]
 
@@ -153,7 +159,7 @@ def write_weights(run: Run, folder: Path) -> None:
 
 
 def read_weights(folder: str | Path) -> tuple[dict[str, PyTree], dict[str, Any]]:
-    """The scored weights of a finished run, {"params", "batch_stats", "preprocess"} as NumPy, and what was said of them.
+    """The scored weights of a finished run, {"params", "batch_stats", "preprocess"} as NumPy, and what they are.
 
     Raises:
       RequestError: the folder holds no finished run.
@@ -168,7 +174,9 @@ def read_weights(folder: str | Path) -> tuple[dict[str, PyTree], dict[str, Any]]
     return {"params": {}, "batch_stats": {}, **kept}, meta
 
 
-def load_run(folder: str | Path, *, model: Any = None, task: Task | None = None, optimizer: Any = None) -> Run:
+def load_run(
+    folder: str | Path, *, model: Any = None, task: Task | None = None, optimizer: Any = None, schedule: Any = None
+) -> Run:
     """A finished run from its folder: predict, evaluate, parameters.
 
     Args:
@@ -176,6 +184,7 @@ def load_run(folder: str | Path, *, model: Any = None, task: Task | None = None,
       model: the network, where it is not one of jaxtrain's own: `load_run(folder, model=Net())`.
       task: the task, where it is the user's own.
       optimizer: the optimizer function, where it is the user's own.
+      schedule: the schedule function, where it is the user's own.
 
     Raises:
       RequestError: the folder holds no finished run, or names a part that has to be passed.
@@ -186,8 +195,9 @@ def load_run(folder: str | Path, *, model: Any = None, task: Task | None = None,
     stored = read_config(folder) or {}
     if stored.get("data", {}).get("type") == "arrays":  # given as arrays; nothing here needs them
         stored = {**stored, "data": encode(DataConfig())}
-    experiment = from_json(stored, model=model, optimizer=optimizer)
-    info = DataInfo(**{name: tuple(v) if isinstance(v, list) else v for name, v in meta["info"].items()})
+    experiment = from_json(stored, model=model, optimizer=optimizer, schedule=schedule)
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["info"].items()}
+    info = DataInfo(**fields)
     task = _task(meta["task"], info, task)
     setting = Setting(
         as_model(experiment.model), task, experiment.config, tuple(meta["image_shape"]), meta["num_train"]
@@ -212,7 +222,9 @@ def _task(name: str, info: DataInfo, given: Task | None) -> Task:
         return given
     task = default_task(info)
     if type(task).__name__ != name:
-        raise RequestError(f"the run was trained on a task of your own, {name}; pass it: load_run(folder, task={name}())")
+        raise RequestError(
+            f"the run was trained on a task of your own, {name}; pass it: load_run(folder, task={name}())"
+        )
     return task
 
 

@@ -6,6 +6,7 @@ written, so a run that is refused leaves nothing behind.
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,12 +81,11 @@ def fit(
     config, hyper = config or Config(), hyper or Hyper()
     terminal = Terminal(quiet=quiet)
     check_numbers(config, hyper)
-    source = data
+    described = _describe(model, data, config, hyper, seed)
     if isinstance(data, DataConfig):
         data = load_data(data, report=terminal.warn)
     setting = make_setting(model, data, config, task)
     check_request(setting, data, hyper)
-    described = _describe(Experiment(model, source, config, hyper, seed))
     folder = _open_folder(workdir, name, data, described, resume)
     if folder is not None:
         terminal.say(f"run folder: {folder}\ntensorboard --logdir {folder.parent if workdir is None else folder}")
@@ -99,7 +99,7 @@ def fit(
         if folder is not None:
             store = stack.enter_context(Store(folder / "checkpoints", keep=config.keep_checkpoints))
         progress = begin(program, feed, state)
-        restored = resume and store is not None and _restore(store, folder, progress, terminal)
+        restored = resume and store is not None and _restore(store, progress, terminal)
         if init_from is not None and not restored:
             progress = begin(program, feed, _graft(state, init_from, terminal))
         at = int(fetch(progress.state.step))
@@ -136,12 +136,12 @@ def _open_folder(
     return folder
 
 
-def _describe(experiment: Experiment) -> dict[str, Any]:
+def _describe(model: Any, data: Data | DataConfig, config: Config, hyper: Hyper, seed: int) -> dict[str, Any]:
     """The experiment as JSON; data given as arrays is named by its hash, for it cannot be loaded again."""
-    data = experiment.data
-    if isinstance(data, DataConfig):
-        return to_json(experiment)
-    described = to_json(dataclasses.replace(experiment, data=DataConfig()))
+    loadable = isinstance(data, DataConfig)
+    described = to_json(Experiment(model, data if loadable else DataConfig(), config, hyper, seed))
+    if loadable:
+        return described
     return {**described, "data": {"type": "arrays", "name": data.info.name, "sha256": data.info.sha256}}
 
 
@@ -160,13 +160,12 @@ def _counts(data: Data) -> dict[str, int]:
 
 
 def _as_markdown(described: Mapping[str, Any]) -> str:
-    import json
-
     return f"```json\n{json.dumps(described, indent=2)}\n```"
 
 
-def _restore(store: Store, folder: Path, progress: Progress, terminal: Terminal) -> bool:
+def _restore(store: Store, progress: Progress, terminal: Terminal) -> bool:
     """Bring `progress` to the newest good checkpoint; False where none was written yet."""
+    folder = store.folder.parent
     restored = store.restore(checkpoint_tree(progress))
     if restored is None:
         terminal.warn(f"{folder} holds no checkpoint yet; the run starts from its beginning")
@@ -202,12 +201,14 @@ def _graft(state: TrainState, init_from: "str | Path | Run", terminal: Terminal)
         return jax.tree_util.tree_map_with_path(leaf, getattr(state, kind))
 
     params, batch_stats = choose("params"), choose("batch_stats")
-    if not taken:
+    if not any(leaf.ndim > 1 and _path(path) in taken for path, leaf in jax.tree_util.tree_leaves_with_path(params)):
         raise RequestError(
-            f"init_from: no parameter of that run has the path and shape of one of this network ({', '.join(left[:3])}, ...);"
+            f"init_from: no kernel of that run has path and shape of one of this network's ({', '.join(left[:3])});"
             " use a run of the same architecture"
         )
-    terminal.say(f"started from {len(taken)} arrays of the given run" + (f"; afresh: {', '.join(left)}" if left else ""))
+    terminal.say(
+        f"started from {len(taken)} arrays of the given run" + (f"; afresh: {', '.join(left)}" if left else "")
+    )
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, batch_stats=batch_stats, ema=ema)
 
@@ -222,7 +223,10 @@ def _announce(terminal: Terminal, setting: Setting, data: Data, program: Program
     terminal.table(
         f"{type(setting.model.module).__name__} on {device.device_kind} ({device.platform})",
         ("layer", "output", "parameters"),
-        [(row.path, str(list(row.output_shape)), f"{row.num_parameters:,}") for row in model_table(setting.model, setting.image_shape)],
+        [
+            (row.path, str(list(row.output_shape)), f"{row.num_parameters:,}")
+            for row in model_table(setting.model, setting.image_shape)
+        ],
     )
     counts = ", ".join(f"{count:,} {split.removeprefix('num_')}" for split, count in _counts(data).items())
     terminal.say(f"data: {data.info.name} ({counts}) from {data.info.source}")
@@ -231,8 +235,8 @@ def _announce(terminal: Terminal, setting: Setting, data: Data, program: Program
     terminal.say(f"{config.epochs} epochs of {setting.steps_per_epoch} steps, batch {config.batch_size}{remainder}")
     if program.stepped():
         terminal.warn(
-            "this network convolves by XLA's own primitive, which is slow inside a compiled loop on a CPU; its steps are"
-            " called one at a time. jaxtrain.Conv has no such limit"
+            "this network convolves by XLA's own primitive, which is slow inside a compiled loop on a CPU; its steps"
+            " are called one at a time. jaxtrain.Conv has no such limit"
         )
     if step >= setting.num_steps:
         terminal.say("the run had come to its end; it is scored again")
@@ -250,7 +254,7 @@ def _finish(
 ) -> Run:
     """Choose the weights, score them, and sum up. A stopped run is not scored on the test split."""
     state, stopped = progress.state, progress.reason == "stopped"
-    which = "last" if stopped else _which(program.setting.config)
+    which = "last" if stopped else _which(program.setting.config, state)
     weights = _weights(program, feed, progress, which)
     now = time.perf_counter()
     part = min(data.num_train, program.setting.config.train_eval_examples)
@@ -295,7 +299,9 @@ def _finish(
     )
 
 
-def _which(config: Config) -> str:
+def _which(config: Config, state: TrainState) -> str:
+    if config.final == "swa" and int(fetch(state.swa["count"])) == 0:
+        return "last"  # stopped early, before the first average
     if config.final != "auto":
         return config.final
     return "best" if config.early_stopping is not None else "last"
@@ -314,8 +320,12 @@ def _weights(program: Program, feed: Feed, progress: Progress, which: str) -> di
         setting = program.setting
         count = min(feed.limit(0, setting.config.batch_size), RECALIBRATION_BATCHES)
         # The order of an epoch that is never trained on: any shuffled order serves.
-        arrays, order, first = feed.chunk(jax.random.clone(state.key), setting.config.epochs, 0, count, setting.config.batch_size)
-        batch_stats = program.recalibrate(params, batch_stats, state.hyper, arrays, order, jnp.int32(first), jnp.int32(count))
+        arrays, order, first = feed.chunk(
+            jax.random.clone(state.key), setting.config.epochs, 0, count, setting.config.batch_size
+        )
+        batch_stats = program.recalibrate(
+            params, batch_stats, state.hyper, arrays, order, jnp.int32(first), jnp.int32(count)
+        )
     return {"params": params, "batch_stats": batch_stats}
 
 

@@ -98,7 +98,8 @@ def read_experiment(
         parser.print_help()
         print("\n" + overrides_help(experiment, prog=parser.prog))
         raise SystemExit(0)
-    return parse_overrides(experiment, rest, prog=parser.prog)
+    own = [option for action in parser._actions for option in action.option_strings]
+    return parse_overrides(experiment, rest, prog=parser.prog, own_flags=own)
 
 
 def run_name(reference: str) -> str:

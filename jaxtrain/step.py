@@ -48,6 +48,7 @@ from jaxtrain.types import (
     init_control,
 )
 
+
 @dataclass(frozen=True)
 class Setting:
     """All that a compiled program is keyed on. Two runs with equal settings share their programs."""
@@ -230,9 +231,7 @@ def learning_rate(setting: Setting, state: TrainState) -> Array:
     return state.hyper.learning_rate * factor * state.control.rate_scale
 
 
-def _transformation(
-    setting: Setting, hyper: Hyper, rate_scale: Array, params: PyTree
-) -> optax.GradientTransformation:
+def _transformation(setting: Setting, hyper: Hyper, rate_scale: Array, params: PyTree) -> optax.GradientTransformation:
     """The optax chain, built from traced numbers at each trace; the reduction on plateau enters as a schedule."""
     choice = setting.config.optimizer
 

@@ -82,7 +82,9 @@ class Terminal:
         elif time.perf_counter() - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = time.perf_counter()
             eta = self._eta(step)
-            self.say(f"{self._epoch(step)}  step {step}/{self._num_steps}  {speed}  ETA {eta}  {_metrics('step', values)}")
+            self.say(
+                f"{self._epoch(step)}  step {step}/{self._num_steps}  {speed}  ETA {eta}  {_metrics('step', values)}"
+            )
 
     def evaluation(self, row: Mapping[str, float]) -> None:
         """A line an evaluation, kept above the bar."""

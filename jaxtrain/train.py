@@ -1,8 +1,8 @@
 """The loop: the only place with a clock.
 
-Imports everything below it. It calls compiled chunks, looks at their sums once, and decides: log, evaluate, keep the best,
-save, stop. The fact that surprises: where chunks fall changes nothing. Sums run from one log point to the next through any
-number of chunks, checkpoints and resumptions.
+Imports everything below it. It calls compiled chunks, looks at their sums once, and decides: log, evaluate, keep
+the best, save, stop. The fact that surprises: where chunks fall changes nothing. Sums run from one log point to the
+next through any number of chunks, checkpoints and resumptions.
 """
 
 import functools
@@ -143,9 +143,7 @@ def train(
 
         now = time.perf_counter()
         arrays, order, first = feed.chunk(key, epoch, done, count, config.batch_size)
-        progress.state, progress.sums = program.run_steps(
-            progress.state, progress.sums, arrays, order, first, count
-        )
+        progress.state, progress.sums = program.run_steps(progress.state, progress.sums, arrays, order, first, count)
         jax.block_until_ready(progress.sums)
         spent = time.perf_counter() - now
         step += count
@@ -207,7 +205,8 @@ def _compile(program: Program, feed: Feed, key: Array, progress: Progress, timin
     now = time.perf_counter()
     arrays, order, _ = feed.chunk(key, 0, 0, 1, program.setting.config.batch_size)
     if program.stepped():  # has no call of no steps: one step of a copy instead
-        program.run_steps(*jax.tree.map(jnp.copy, (progress.state, progress.sums)), arrays, order, 0, 1)
+        state, sums = jax.tree.map(jnp.copy, (progress.state, progress.sums))
+        program.run_steps(state, sums, arrays, order, 0, 1)
     else:
         progress.state, progress.sums = program.run_steps(progress.state, progress.sums, arrays, order, 0, 0)
     jax.block_until_ready(progress.sums)
@@ -242,9 +241,12 @@ def _next_limit(limit: int, seconds_per_step: float, max_seconds: float) -> int:
 
 
 def _describe_nonfinite(step: int, count: int, epoch: int, rate: float, history: list[Row]) -> str:
-    before = f"; at the last evaluation (step {history[-1]['step']}) the validation loss was {history[-1]['val/loss']:.4g}"
+    before = ""
+    if history:
+        last = history[-1]
+        before = f"; at the last evaluation (step {last['step']}) the validation loss was {last['val/loss']:.4g}"
     return (
         f"the loss became NaN or infinite between steps {step - count} and {step} (epoch {epoch}), at learning rate"
-        f" {rate:.3g}{before if history else ''}. A rate that is too high is the usual cause: try a tenth of it"
+        f" {rate:.3g}{before}. A rate that is too high is the usual cause: try a tenth of it"
         " (--hyper.learning_rate), a warm-up (--schedule.warmup), or clipping (--hyper.clip_norm 1)"
     )

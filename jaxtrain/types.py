@@ -22,7 +22,7 @@ PyTree = Any
 Number = float | Array
 
 INIT_KEY, STEP_KEY = 0, 1
-"""Purposes: what is folded into a member's key before anything is drawn; the order of the data has its own (data.arrays)."""
+"""Purposes: what is folded into a member's key before anything is drawn. `data.arrays` has that of the order."""
 
 
 class Batch(NamedTuple):
@@ -190,7 +190,7 @@ class Model:
 
 @runtime_checkable
 class Task(Protocol):
-    """What the network is for. A frozen dataclass with these functions; `tasks.py` has two, a user may write another."""
+    """What the network is for. A frozen dataclass with these functions: one of `tasks.py`, or a user's own."""
 
     def loss(self, outputs: Array, batch: Batch, hyper: Hyper) -> Array:
         """f32[B], the loss that is trained on."""

@@ -6,18 +6,15 @@
 Loads the run's data again, checks that it is the same, and prints the metrics as JSON.
 """
 
-import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from jaxtrain.configfile import from_json
-from jaxtrain.data import load_data
+from jaxtrain.configfile import load_config
+from jaxtrain.data import Data, load_data
 from jaxtrain.errors import RequestError
-from jaxtrain.folder import read_config
 from jaxtrain.overrides import parse_overrides
 from jaxtrain.result import load_run
 from jaxtrain.script import make_parser, prepare, run_script
@@ -31,7 +28,7 @@ def main(args: list[str]) -> None:
     flags, rest = parser.parse_known_args(args)
     prepare()
     run = load_run(flags.run)
-    data = _load_data(flags, rest)
+    data = _load_data(flags.run, rest)
     if data.info.sha256 != run.info.sha256 and not flags.other_data:
         raise RequestError(
             f"the data is not what {flags.run} was trained on (its SHA-256 is {data.info.sha256[:12]}, was"
@@ -44,10 +41,9 @@ def main(args: list[str]) -> None:
     print(json.dumps({"run": str(flags.run), "split": flags.split, "examples": stop - start, **vars(scores)}, indent=2))
 
 
-def _load_data(flags: argparse.Namespace, rest: list[str]):  # noqa: ANN202
-    experiment = from_json(read_config(flags.run))
-    experiment = parse_overrides(experiment, rest, prog="evaluate.py")
-    return load_data(dataclasses.replace(experiment.data), report=lambda text: print(text, file=sys.stderr))
+def _load_data(folder: Path, rest: list[str]) -> Data:
+    experiment = parse_overrides(load_config(str(folder / "config.json")), rest, prog="evaluate.py")
+    return load_data(experiment.data, report=lambda text: print(text, file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a config over several seeds and write what came of it: the figures in the README and the configs come from here.
+"""Train a config over several seeds and write what came of it: the source of the figures in the README.
 
     python scripts/reproduce.py configs/mnist.py configs/mnist.py:cnn --seeds 5
     python scripts/reproduce.py configs/digits.py --seeds 10 --output benchmarks/results
@@ -81,7 +81,13 @@ def _published(config: Any) -> Data:
 
 def _spread(values: list[float]) -> dict[str, float]:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.mean(values), "std": deviation, "min": min(values), "max": max(values), "seeds": len(values)}
+    return {
+        "mean": statistics.mean(values),
+        "std": deviation,
+        "min": min(values),
+        "max": max(values),
+        "seeds": len(values),
+    }
 
 
 def _percent(spread: dict[str, float]) -> str:

@@ -33,10 +33,10 @@ def main(args: list[str]) -> int:
     flags, rest = parser.parse_known_args(args)
 
     reference = flags.config
-    if flags.resume and flags.workdir is None and not flags.help:
-        raise RequestError("--resume needs the folder of the run to continue; give --workdir")
-    if flags.resume and reference is None:
-        reference = str(flags.workdir / "config.json")
+    if flags.resume and not flags.help:
+        if flags.workdir is None:
+            raise RequestError("--resume needs the folder of the run to continue; give --workdir")
+        reference = reference or str(flags.workdir / "config.json")
     experiment = read_experiment(parser, reference, rest, show_help=flags.help)
     if flags.print_config:
         print(json.dumps(to_json(experiment), indent=2))

@@ -8,7 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from jaxtrain.data.cifar import BATCHES, find_cifar10, load_plain_pickle, read_cifar10
+from jaxtrain.data.cifar import BATCHES, find_cifar10, read_cifar10
+from jaxtrain.data.plain_pickle import read_plain_pickle
 from jaxtrain.errors import WorldError
 
 random = np.random.default_rng(0)
@@ -169,11 +170,16 @@ class _Evil:
 def test_a_pickle_of_anything_else_is_refused_and_does_nothing(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorldError, match="pickle|damaged"):
-        load_plain_pickle(tmp_path / "data_batch_1", content)
+        read_plain_pickle(tmp_path / "data_batch_1", content)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("batch", [{}, [1, 2], {b"data": 3, b"labels": [1]}, {b"data": np.zeros((2, 5)), b"labels": [0, 1]}])
+LARGE = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 256]}
+
+
+@pytest.mark.parametrize(
+    "batch", [{}, [1, 2], {b"data": 3, b"labels": [1]}, {b"data": np.zeros((2, 5)), b"labels": [0, 1]}, LARGE]
+)
 def test_a_plain_pickle_of_another_form_is_refused(tmp_path, batch):
     _write(tmp_path / "cifar10", {**_python(), "test_batch": pickle.dumps(batch, protocol=2)})
     with pytest.raises(WorldError, match="test_batch"):
@@ -182,7 +188,7 @@ def test_a_plain_pickle_of_another_form_is_refused(tmp_path, batch):
 
 def test_pickles_of_todays_numpy_are_read(tmp_path):
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [3, 4]}
-    read = load_plain_pickle(tmp_path, pickle.dumps(batch, protocol=4))
+    read = read_plain_pickle(tmp_path, pickle.dumps(batch, protocol=4))
     assert read[b"labels"] == [3, 4]
 
 

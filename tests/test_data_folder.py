@@ -1,7 +1,7 @@
 """Folders of images and .npz files: what is read, and what is refused with its name."""
 
 import io
-import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def _header_only(path, side):
     Image.new("1", (8, 8)).save(path)
     content = bytearray(path.read_bytes())
     content[16:24] = side.to_bytes(4, "big") * 2  # IHDR's width and height; then its checksum
-    content[29:33] = zipfile.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
     path.write_bytes(content)
 
 
@@ -108,8 +108,9 @@ def test_no_folder_and_no_classes(tmp_path):
 @pytest.mark.parametrize("keys", [("image", "label"), ("x_train", "y_train")])
 def test_an_npz_is_read_by_either_names(tmp_path, keys):
     image, label = _grey(0, (4, 3, 3)), np.arange(4) % 2
-    test = dict(x_test=image[:1], y_test=label[:1], class_names=np.array(["a", "b"]), other=np.zeros(3))
-    np.savez(tmp_path / "a.npz", **dict(zip(keys, (image, label), strict=True)), **test)
+    arrays: dict = dict(zip(keys, (image, label), strict=True))
+    arrays |= dict(x_test=image[:1], y_test=label[:1], class_names=np.array(["a", "b"]), other=np.zeros(3))
+    np.savez(tmp_path / "a.npz", **arrays)
     source = read_npz(tmp_path / "a.npz")
     np.testing.assert_array_equal(source.image, image)
     np.testing.assert_array_equal(source.label, label)

@@ -42,7 +42,7 @@ def test_the_folder_holds_what_is_promised(finished):
         assert summary[key]
     assert summary["test"]["accuracy"] == finished.test.accuracy and summary["data"]["name"] == "digits"
     manifest = json.loads((finished.folder / "manifest.json").read_text())
-    assert manifest["data"]["sha256"] == summary["data"]["sha256"] and manifest["jax"] == jax.__version__
+    assert manifest["data"]["sha256"] == summary["data"]["sha256"] and manifest["versions"]["jax"] == jax.__version__
 
 
 def test_a_finished_run_reads_back_equal(finished, digits):
@@ -104,7 +104,7 @@ def test_a_head_of_another_size_starts_afresh(finished, digits, capsys):
 
 
 def test_nothing_of_another_architecture_is_taken(finished, digits):
-    with pytest.raises(RequestError, match="no parameter of that run"):
+    with pytest.raises(RequestError, match="no kernel of that run"):
         jt.fit(jt.CNN(features=(4,), hidden=0), digits, CONFIG, HYPER, init_from=finished, quiet=True)
 
 
@@ -119,7 +119,10 @@ def replace(target, **changes):
 
 
 REFUSED = {
-    "batch larger than the split": (dict(config=replace(CONFIG, batch_size=5000)), "batch_size is 5000, but the training split"),
+    "batch larger than the split": (
+        dict(config=replace(CONFIG, batch_size=5000)),
+        "batch_size is 5000, but the training split",
+    ),
     "batch of one with BatchNorm": (dict(config=replace(CONFIG, batch_size=1)), "1 value per channel"),
     "micro-batches that do not divide": (dict(config=replace(CONFIG, num_micro_batches=7)), "micro-batches"),
     "dropout rate of 1": (dict(hyper=replace(HYPER, dropout_rate=1.0)), r"dropout_rate is 1; it must lie in \[0, 1\)"),
@@ -128,7 +131,10 @@ REFUSED = {
     "NaN in extra": (dict(hyper=replace(HYPER, extra={"mine": float("nan")})), "extra.mine is nan"),
     "infinite rate": (dict(hyper=replace(HYPER, learning_rate=float("inf"))), "learning_rate is inf"),
     "a network for another number of classes": (dict(model=jt.MLP(num_outputs=7, hidden=(8,))), r"expected \[64, 10\]"),
-    "a network that cannot take the image": (dict(model=jt.CNN(features=(4, 4, 4, 4), hidden=8)), "cannot take images"),
+    "a network that cannot take the image": (
+        dict(model=jt.CNN(features=(4, 4, 4, 4), hidden=8)),
+        "leaves nothing of 1 x 1",
+    ),
     "a network class, not an instance": (dict(model=jt.MLP), "give a flax.linen Module"),
     "crop larger than the image": (dict(config=replace(CONFIG, augment=jt.Augment(crop=9))), "crop"),
     "unknown metric to watch": (dict(config=replace(CONFIG, watch="acuracy")), "metrics are accuracy, loss"),
@@ -181,7 +187,8 @@ def test_predict_refuses_images_of_another_shape_or_range(finished):
 def test_import_is_quick_quiet_and_changes_no_setting():
     code = (
         "import jax, sys; before = dict(jax.config.values); import jaxtrain; assert dict(jax.config.values) == before;"
-        "late = {'orbax', 'matplotlib', 'tensorboardX', 'tensorboard', 'PIL', 'tyro'} & sys.modules.keys(); assert not late, late"
+        "late = {'orbax', 'matplotlib', 'tensorboardX', 'tensorboard', 'PIL', 'tyro'} & sys.modules.keys();"
+        "assert not late, late"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr

@@ -113,7 +113,9 @@ def test_one_adam_step_equals_a_numpy_float64_computation(data, config, batch):
     # Entries whose gradient is near zero (dead units) are at the mercy of rounding: Adam divides noise by noise.
     for path, g in jax.tree_util.tree_leaves_with_path(gradient):
         clear = np.abs(g) > 1e-6
-        np.testing.assert_allclose(np.asarray(at(after.params, path))[clear], at(expected, path)[clear], rtol=2e-6, atol=1e-7)
+        np.testing.assert_allclose(
+            np.asarray(at(after.params, path))[clear], at(expected, path)[clear], rtol=2e-6, atol=1e-7
+        )
         moment = at(after.opt_state[0].mu, path)
         np.testing.assert_allclose(moment, 0.1 * g, rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(after.batch_stats["BatchNorm_0"]["mean"], stats["mean"], rtol=1e-5, atol=1e-6)

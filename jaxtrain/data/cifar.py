@@ -1,23 +1,20 @@
 """CIFAR-10 in its binary and its python version, as files or inside the published .tar.gz.
 
-Imports nothing of jaxtrain but `errors` and its neighbours here. Two surprises: the python version is a pickle, which
-could run any code, so an unpickler is used that admits byte arrays and nothing else; and an archive is read member by
-member and never extracted, for a member may be called ../../x.
+Imports nothing of jaxtrain but `errors` and its neighbours here. The surprise: an archive is read member by member and
+never extracted, for a member may be called ../../x.
 """
 
 import gzip
 import hashlib
-import io
-import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from jaxtrain.data.idx import damaged, first_bytes
+from jaxtrain.data.plain_pickle import read_plain_pickle
 from jaxtrain.errors import WorldError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -128,51 +125,13 @@ def _parse(path: Path, content: bytes) -> np.ndarray:
 
 
 def _records_from_pickle(path: Path, content: bytes) -> np.ndarray:
-    batch = load_plain_pickle(path, content)
+    batch = read_plain_pickle(path, content)
     try:
         data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-        if data.dtype != np.uint8 or data.shape != (len(labels), RECORD - 1) or labels.min() < 0:
+        if data.dtype != np.uint8 or data.shape != (len(labels), RECORD - 1):
             raise ValueError(f"data {data.dtype}{list(data.shape)} and {len(labels)} labels")
+        if labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels <= 9)).all():
+            raise ValueError("labels that are not 0 to 9")
         return np.concatenate([labels.astype(np.uint8)[:, None], data], axis=1)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, content[:16], f"a CIFAR-10 batch: data uint8[N, 3072], N labels ({error})") from None
-
-
-def load_plain_pickle(path: Path, content: bytes) -> Any:
-    """What a pickle of plain containers, numbers, bytes and arrays holds.
-
-    Raises:
-      WorldError: for a pickle that names anything else, whatever it is, or that is damaged.
-    """
-    try:
-        return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise WorldError(f"{path} is no plain pickle, or damaged ({error}); fetch it again") from None
-    except (OverflowError, MemoryError):
-        raise WorldError(f"{path} is damaged: it asks for more memory than there is; fetch it again") from None
-
-
-def _plain_dtype(code: Any, align: Any = 0, copy: Any = 0) -> np.dtype:
-    """np.dtype for a number's code. (NumPy 2.4 warns of the 0 and 1 that old pickles give for the flags.)"""
-    text = code.decode("ascii") if isinstance(code, bytes) else str(code)
-    if text not in ("u1", "i4", "i8"):
-        raise pickle.UnpicklingError(f"dtype {text!r}")
-    return np.dtype(text)
-
-
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]  # NumPy's own, which it has under a private name
-
-ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _plain_dtype,
-}
-"""All that a batch of the python version names."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which a CIFAR-10 batch does not")
-        return ADMITTED[module, name]

@@ -75,7 +75,9 @@ def check_model(
         try:
             outputs, _, _ = _shapes(model, shape, hyper or Hyper(), train)
         except RequestError as error:
-            raise RequestError(f"{name}, images of shape {list(image_shape)}, batch of {batch_size}: {error}") from error
+            raise RequestError(
+                f"{name}, images of shape {list(image_shape)}, batch of {batch_size}: {error}"
+            ) from error
         except (FlaxError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             raise RequestError(

@@ -1,0 +1,138 @@
+"""Conv by patches against `lax.conv`, pooling against NumPy, initialisations against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtrain.errors import RequestError
+from jaxtrain.models import Conv, activation, avg_pool, global_avg_pool, initializer, max_pool
+
+# image [H, W, C], features, kernel, strides, padding
+CONVS = [
+    ((8, 8, 1), 4, (3, 3), (1, 1), "SAME"),
+    ((8, 8, 3), 4, (3, 3), (2, 2), "SAME"),
+    ((7, 9, 2), 3, (3, 3), (2, 2), "SAME"),
+    ((7, 9, 2), 3, (3, 3), (2, 1), "VALID"),
+    ((8, 8, 3), 4, (1, 1), (1, 1), "SAME"),
+    ((9, 8, 3), 4, (1, 1), (2, 2), "SAME"),
+    ((9, 9, 2), 3, (5, 5), (3, 3), "SAME"),
+    ((9, 9, 2), 3, (5, 3), (1, 2), "VALID"),
+    ((8, 7, 2), 3, (2, 4), (1, 1), "SAME"),
+    ((4, 4, 2), 3, (7, 7), (1, 1), "SAME"),
+]
+
+
+def normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("image, features, kernel, strides, padding", CONVS)
+def test_patches_and_lax_agree_in_values_and_gradients(image, features, kernel, strides, padding):
+    x = normal((2, *image))
+    fields = dict(features=features, kernel_size=kernel, strides=strides, padding=padding)
+    patches, by_lax = Conv(**fields, method="patches"), Conv(**fields, method="lax")
+    params = jax.tree.map(lambda p: normal(p.shape), patches.init(jax.random.key(0), x))
+    weights = normal(by_lax.apply(params, x).shape, 1)
+
+    def loss(layer):
+        return lambda params, x: (jnp.sin(layer.apply(params, x)) * weights).sum()
+
+    np.testing.assert_allclose(patches.apply(params, x), by_lax.apply(params, x), atol=1e-4)
+    grads = [jax.grad(loss(layer), (0, 1))(params, x) for layer in (patches, by_lax)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *grads)
+
+
+def test_the_method_does_not_change_the_parameters():
+    x = normal((2, 8, 8, 3))
+    trees = [Conv(4, method=method).init(jax.random.key(0), x) for method in ("auto", "patches", "lax")]
+    assert trees[0]["params"]["kernel"].shape == (3, 3, 3, 4)
+    for tree in trees[1:]:
+        jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
+
+
+def test_auto_uses_no_convolution_on_a_cpu():
+    x = normal((2, 8, 8, 3))
+    params = Conv(4).init(jax.random.key(0), x)
+    text = str(jax.make_jaxpr(lambda x: Conv(4).apply(params, x))(x))
+    assert ("conv_general_dilated" in text) == (jax.default_backend() != "cpu")
+
+
+def test_a_hand_computed_convolution():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    params = {"params": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.array([100.0])}}
+    y = Conv(1).apply(params, x)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[108, 115, 112], [121, 136, 127], [120, 133, 124]])
+
+
+@pytest.mark.parametrize("method", ["patches", "lax"])
+def test_conv_computes_in_its_dtype(method):
+    x = normal((2, 8, 8, 3))
+    layer = Conv(4, dtype="bfloat16", method=method)
+    params = layer.init(jax.random.key(0), x)
+    assert {p.dtype.name for p in jax.tree.leaves(params)} == {"float32"}
+    y = layer.apply(params, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(y, np.float32), Conv(4).apply(params, x), atol=0.05)
+
+
+def test_vmapped_kernels_are_the_single_ones():
+    x, layer = normal((3, 2, 8, 8, 3)), Conv(4, method="patches")
+    params = jax.vmap(lambda key: layer.init(key, x[0]))(jax.random.split(jax.random.key(0), 3))
+    many = jax.vmap(layer.apply)(params, x)
+    for member in range(3):
+        alone = layer.apply(jax.tree.map(lambda p, member=member: p[member], params), x[member])
+        np.testing.assert_allclose(many[member], alone, atol=1e-5)
+
+
+def test_conv_refuses_what_it_cannot_take():
+    with pytest.raises(RequestError, match=r"\[B, H, W, C\]; it got \(2, 784\)"):
+        Conv(4).init(jax.random.key(0), jnp.ones((2, 784)))
+    with pytest.raises(RequestError, match="larger than its input"):
+        Conv(4, (5, 5), padding="VALID").init(jax.random.key(0), jnp.ones((2, 4, 8, 1)))
+
+
+@pytest.mark.parametrize("shape, size", [((2, 4, 6, 3), 2), ((2, 5, 7, 3), 2), ((2, 7, 9, 1), 3)])
+def test_pooling_is_over_windows_that_do_not_overlap(shape, size):
+    x = normal(shape)
+    rows, columns = shape[1] // size, shape[2] // size
+    for i, j in np.ndindex(rows, columns):
+        window = np.asarray(x[:, i * size : (i + 1) * size, j * size : (j + 1) * size])
+        np.testing.assert_array_equal(max_pool(x, size)[:, i, j], window.max((1, 2)))
+        np.testing.assert_allclose(avg_pool(x, size)[:, i, j], window.mean((1, 2)), atol=1e-6)
+    assert max_pool(x, size).shape == (shape[0], rows, columns, shape[3])
+    np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean((1, 2)), atol=1e-6)
+
+
+def test_the_gradient_of_max_pool_goes_to_the_largest_and_is_shared_by_ties():
+    x = jnp.array([[1.0, 3.0], [3.0, 2.0]]).reshape(1, 2, 2, 1)
+    grad = jax.grad(lambda x: max_pool(x).sum())(x)
+    np.testing.assert_array_equal(grad[0, :, :, 0], [[0, 0.5], [0.5, 0]])
+
+
+def test_pooling_to_nothing_is_refused():
+    with pytest.raises(RequestError, match="leaves nothing of 1 x 4"):
+        max_pool(jnp.ones((1, 1, 4, 1)))
+
+
+@pytest.mark.parametrize(
+    "name, std",
+    [
+        ("he", np.sqrt(2 / 288)),
+        ("lecun", np.sqrt(1 / 288)),
+        ("glorot", np.sqrt(2 / (288 + 576))),
+        ("small", 0.01),
+        ("zeros", 0),
+    ],
+)
+def test_initialisations_have_the_deviation_of_their_formula(name, std):
+    kernel = initializer(name)(jax.random.key(0), (3, 3, 32, 64), jnp.float32)
+    np.testing.assert_allclose(kernel.std(), std, rtol=0.02)
+    np.testing.assert_allclose(kernel.mean(), 0, atol=4 * std / np.sqrt(kernel.size) + 1e-9)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(RequestError, match="'hee'; choose one of he, glorot"):
+        initializer("hee")
+    with pytest.raises(RequestError, match="choose one of relu"):
+        activation("relo")
