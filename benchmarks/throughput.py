@@ -3,10 +3,10 @@
     python benchmarks/throughput.py mlp --output benchmarks/results/throughput-mlp.json
     python benchmarks/throughput.py cnn --output benchmarks/results/throughput-cnn.json
 
-Both train the same network on MNIST with batch 128, BatchNorm, dropout 0.2, AdamW and cosine; each with its defaults, so
-the dropout masks are hashed here and drawn by threefry there. A segment is a number of steps; the ratio is taken pair by
-pair and its median printed, for the speed of a shared machine drifts. The framework's segment is the whole loop of `fit`:
-chunks, sums, fetches and log points. There is no evaluation in either.
+Both train the same network on MNIST with batch 128, BatchNorm, dropout 0.2, AdamW and cosine; each with its defaults,
+so the dropout masks are hashed here and drawn by threefry there. A segment is a number of steps; the ratio is taken
+pair by pair and its median printed, for the speed of a shared machine drifts. The framework's segment is the whole loop
+of `fit`: chunks, sums, fetches and log points. There is no evaluation in either.
 """
 
 import argparse

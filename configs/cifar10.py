@@ -10,7 +10,7 @@ def get_config(variant: str = "") -> jt.Experiment:
     if variant:
         raise ValueError(f"unknown variant {variant!r}; there is none but the default")
     return jt.Experiment(
-        model=jt.ResNet(num_outputs=10, widths=(16, 32, 64), blocks_per_stage=1),
+        model=jt.ResNet(num_outputs=10, widths=(32, 64, 128), stem_pool=True),
         data=jt.DataConfig(name="cifar10", val_share=0.1),
         config=jt.Config(
             epochs=10,

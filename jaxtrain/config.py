@@ -77,7 +77,7 @@ class Augment:
     flip: bool = False
     """Mirror left and right with probability one half."""
     cutout: int = 0
-    """Side in pixels of a square set to the mean; 0 is off."""
+    """Side in pixels of a square set to 0, which is the mean of standardized data; 0 is off."""
 
 
 @dataclass(frozen=True)

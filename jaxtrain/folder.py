@@ -37,6 +37,10 @@ MAY_DIFFER = {
 }
 
 
+# The same program rounds otherwise where one of these differs.
+CHANGES_BITS = ("versions.jax", "versions.jaxlib", "backend", "device", "num_cores", "xla_flags")
+
+
 def default_folder(name: str, root: Path = Path("runs")) -> Path:
     """runs/NAME-DATE-TIME, with a number behind it where two runs start in one second."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
@@ -112,6 +116,13 @@ def write_start(folder: Path, config: Mapping[str, Any], manifest: Mapping[str, 
     history = [*before.get("earlier", []), {k: v for k, v in before.items() if k != "earlier"}] if before else []
     write_json(folder / "manifest.json", {**manifest, "earlier": history})
     write_json(folder / "config.json", config)
+
+
+def changes_of_machine(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What has changed since the folder's last process that can change bits, as "num_cores was 2, is 1"."""
+    before = read_json(folder / "manifest.json") or {}
+    old, new = ({k: _flat(m).get(k) for k in CHANGES_BITS} for m in (before, manifest))
+    return [f"{name} was {old[name]}, is {new[name]}" for name in CHANGES_BITS if before and old[name] != new[name]]
 
 
 def read_history(folder: Path, step: int) -> list[dict[str, float]]:

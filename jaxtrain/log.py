@@ -65,6 +65,13 @@ class Log:
         if self._events:
             self._events[""].text(tag, markdown, 0)
 
+    @property
+    def errors(self) -> list[str]:
+        """What could not be written, if anything; it waits in memory and is tried again."""
+        held = [writer.errors for writer in self._events.values()]
+        held += [self._lines.errors] if self._lines is not None else []
+        return list(dict.fromkeys(error for errors in held for error in errors))
+
     def flush(self) -> None:
         """On disk, whatever happens next."""
         for writer in self._events.values():

@@ -23,7 +23,7 @@ from jaxtrain.data import Data, Feed, load_data, make_feed
 from jaxtrain.device import manifest
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import write_json
-from jaxtrain.folder import check_folder, default_folder, read_history, write_start
+from jaxtrain.folder import changes_of_machine, check_folder, default_folder, read_history, write_start
 from jaxtrain.log import Log
 from jaxtrain.metrics import compute
 from jaxtrain.models import model_table
@@ -104,7 +104,10 @@ def fit(
             progress = begin(program, feed, _graft(state, init_from, terminal))
         at = int(fetch(progress.state.step))
         if folder is not None:
-            write_start(folder, described, _manifest(data, seed, setting, init_from))
+            facts = _manifest(data, seed, init_from)
+            for change in changes_of_machine(folder, facts) if restored else ():
+                terminal.warn(f"{change}: the run goes on, but no longer bit for bit as it would have")
+            write_start(folder, described, facts)
         log = stack.enter_context(Log(folder, terminal, step=at if restored else None))
         log.text("config", _as_markdown(described))
         _announce(terminal, setting, data, program, at)
@@ -115,11 +118,15 @@ def fit(
         )
         terminal.close()
         run = _finish(program, feed, data, progress, timing, log, folder, seed)
-    if store is not None and store.errors and progress.reason == "stopped":
-        raise WorldError(f"the run was stopped and its last checkpoint could not be written: {store.errors[-1]}")
+    for error in log.errors:
+        terminal.warn(error)
     if folder is not None and progress.reason != "stopped":
         _write_result(run, folder)
     _show(terminal, run)
+    if store is not None and run.summary["steps"] not in store.steps():
+        raise WorldError(
+            f"the last checkpoint could not be written: {store.errors[-1] if store.errors else 'see above'}"
+        )
     return run
 
 
@@ -145,7 +152,7 @@ def _describe(model: Any, data: Data | DataConfig, config: Config, hyper: Hyper,
     return {**described, "data": {"type": "arrays", "name": data.info.name, "sha256": data.info.sha256}}
 
 
-def _manifest(data: Data, seed: int, setting: Setting, init_from: Any) -> dict[str, Any]:
+def _manifest(data: Data, seed: int, init_from: Any) -> dict[str, Any]:
     origin = init_from.folder if isinstance(init_from, Run) else init_from
     return {
         **manifest(),

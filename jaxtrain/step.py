@@ -125,7 +125,8 @@ def train_step(setting: Setting, state: TrainState, batch: Batch) -> tuple[Train
         key = jax.random.fold_in(jax.random.fold_in(state.key, STEP_KEY), state.step)
         augment_key, dropout_key = jax.random.split(key)
         with jax.named_scope("augment"):
-            batch = augment(augment_key, batch, setting.config.augment, state.hyper)
+            num_classes = getattr(setting.task, "num_classes", None)
+            batch = augment(augment_key, batch, setting.config.augment, state.hyper, num_classes)
         gradient, batch_stats, metrics = _gradient(setting, state, batch, dropout_key)
         with jax.named_scope("optimizer"):
             return _update(setting, state, gradient, batch_stats), metrics

@@ -6,7 +6,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from jaxtrain.config import DataConfig
 from jaxtrain.data.idx import read_idx
+from jaxtrain.data.sources import load_data
 from jaxtrain.errors import WorldError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
@@ -75,3 +77,11 @@ def test_every_flipped_bit_of_a_gz_is_found_or_harmless(tmp_path):
 def test_a_missing_file_is_an_error_of_the_world(tmp_path):
     with pytest.raises(WorldError, match="cannot be read: No such file"):
         read_idx(tmp_path / "none", 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_real_sets_are_the_published_ones(real_data, name):
+    data = load_data(DataConfig(name, dir=str(real_data)), report=pytest.fail)
+    assert data.info.published and (data.num_train, data.num_val, data.num_test) == (54_000, 6_000, 10_000)
+    assert np.bincount(data.label[slice(*data.test)]).min() > 800

@@ -179,11 +179,3 @@ def test_an_npz_file_and_a_folder_of_images_are_loaded(tmp_path):
 def test_info_survives_json():
     info = load_data(DataConfig("digits")).info
     assert json.loads(json.dumps(dataclasses.asdict(info)))["stored_shape"] == [8, 8, 1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_real_sets_are_the_published_ones(real_data, name):
-    data = load_data(DataConfig(name, dir=str(real_data)), report=pytest.fail)
-    assert data.info.published and (data.num_train, data.num_val, data.num_test) == (54_000, 6_000, 10_000)
-    assert np.bincount(data.label[slice(*data.test)]).min() > 800

@@ -32,20 +32,23 @@ def test_patches_and_lax_agree_in_values_and_gradients(image, features, kernel, 
     x = normal((2, *image))
     fields = dict(features=features, kernel_size=kernel, strides=strides, padding=padding)
     patches, by_lax = Conv(**fields, method="patches"), Conv(**fields, method="lax")
-    params = jax.tree.map(lambda p: normal(p.shape), patches.init(jax.random.key(0), x))
-    weights = normal(by_lax.apply(params, x).shape, 1)
+    params = jax.tree.map(lambda p: normal(p.shape), jax.eval_shape(patches.init, jax.random.key(0), x))
+    weights = normal(jax.eval_shape(by_lax.apply, params, x).shape, 1)
 
-    def loss(layer):
-        return lambda params, x: (jnp.sin(layer.apply(params, x)) * weights).sum()
+    def loss(params, x, layer):
+        y = layer.apply(params, x)
+        return (jnp.sin(y) * weights).sum(), y
 
-    np.testing.assert_allclose(patches.apply(params, x), by_lax.apply(params, x), atol=1e-4)
-    grads = [jax.grad(loss(layer), (0, 1))(params, x) for layer in (patches, by_lax)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *grads)
+    @jax.jit
+    def both(params, x):
+        return [jax.grad(loss, (0, 1), has_aux=True)(params, x, layer) for layer in (patches, by_lax)]
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both(params, x))
 
 
 def test_the_method_does_not_change_the_parameters():
     x = normal((2, 8, 8, 3))
-    trees = [Conv(4, method=method).init(jax.random.key(0), x) for method in ("auto", "patches", "lax")]
+    trees = [jax.jit(Conv(4, method=method).init)(jax.random.key(0), x) for method in ("auto", "patches", "lax")]
     assert trees[0]["params"]["kernel"].shape == (3, 3, 3, 4)
     for tree in trees[1:]:
         jax.tree.map(np.testing.assert_array_equal, tree, trees[0])
@@ -53,8 +56,7 @@ def test_the_method_does_not_change_the_parameters():
 
 def test_auto_uses_no_convolution_on_a_cpu():
     x = normal((2, 8, 8, 3))
-    params = Conv(4).init(jax.random.key(0), x)
-    text = str(jax.make_jaxpr(lambda x: Conv(4).apply(params, x))(x))
+    text = str(jax.make_jaxpr(Conv(4).init)(jax.random.key(0), x))
     assert ("conv_general_dilated" in text) == (jax.default_backend() != "cpu")
 
 
@@ -69,7 +71,7 @@ def test_a_hand_computed_convolution():
 def test_conv_computes_in_its_dtype(method):
     x = normal((2, 8, 8, 3))
     layer = Conv(4, dtype="bfloat16", method=method)
-    params = layer.init(jax.random.key(0), x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
     assert {p.dtype.name for p in jax.tree.leaves(params)} == {"float32"}
     y = layer.apply(params, x)
     assert y.dtype == jnp.bfloat16
@@ -78,10 +80,11 @@ def test_conv_computes_in_its_dtype(method):
 
 def test_vmapped_kernels_are_the_single_ones():
     x, layer = normal((3, 2, 8, 8, 3)), Conv(4, method="patches")
-    params = jax.vmap(lambda key: layer.init(key, x[0]))(jax.random.split(jax.random.key(0), 3))
-    many = jax.vmap(layer.apply)(params, x)
+    apply = jax.jit(layer.apply)
+    params = jax.tree.map(lambda p: normal((3, *p.shape)), jax.eval_shape(layer.init, jax.random.key(0), x[0]))
+    many = jax.vmap(apply)(params, x)
     for member in range(3):
-        alone = layer.apply(jax.tree.map(lambda p, member=member: p[member], params), x[member])
+        alone = apply(jax.tree.map(lambda p, member=member: p[member], params), x[member])
         np.testing.assert_allclose(many[member], alone, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """BatchNorm against the paper's formulas in NumPy float64, and the laws of its running averages."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,13 @@ def batch(shape, seed=0, mean=0.0, std=1.0):
     return jnp.asarray(np.random.default_rng(seed).normal(mean, std, shape), jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def start(norm, x):
     variables = norm.init(jax.random.key(0), x, train=False)
     return variables.get("params", {}), variables["batch_stats"]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def train(norm, params, stats, x):
     y, updated = norm.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
     return y, updated["batch_stats"]
@@ -87,7 +91,7 @@ def test_far_from_zero_the_output_still_has_deviation_one(mean, std):
 
 def test_moments_are_exact_though_the_first_example_is_an_outlier():
     x = batch((256, 8, 8, 3)).at[0].add(1000.0)
-    mean, var = batch_moments(x)
+    mean, var = jax.jit(batch_moments)(x)
     np.testing.assert_allclose(mean, np.asarray(x, np.float64).mean((0, 1, 2)), rtol=1e-4)  # 1e-6 of the deviation, 62
     np.testing.assert_allclose(var, np.asarray(x, np.float64).var((0, 1, 2)), rtol=1e-4)
 
@@ -95,7 +99,7 @@ def test_moments_are_exact_though_the_first_example_is_an_outlier():
 def test_constant_channels_become_zero_and_keep_a_finite_gradient():
     x, norm = jnp.full((8, 5), 7.0), BatchNorm()
     params, stats = start(norm, x)
-    y, grad = jax.value_and_grad(lambda x: jnp.square(train(norm, params, stats, x)[0] - 1).sum())(x)
+    y, grad = jax.jit(jax.value_and_grad(lambda x: jnp.square(train(norm, params, stats, x)[0] - 1).sum()))(x)
     assert y == 40 and np.isfinite(grad).all()
 
 
@@ -104,7 +108,7 @@ def test_gradient_is_the_finite_difference_of_the_oracle(shape):
     x, norm = batch(shape), BatchNorm()
     weights = np.random.default_rng(1).normal(size=shape)
     params, stats = start(norm, x)
-    grad = jax.grad(lambda x: (train(norm, params, stats, x)[0] * weights).sum())(x)
+    grad = jax.jit(jax.grad(lambda x: (train(norm, params, stats, x)[0] * weights).sum()))(x)
     for index in [(0,) * len(shape), (2, *(1,) * (len(shape) - 1)), tuple(size - 1 for size in shape)]:
         shift = np.zeros(shape)
         shift[index] = 1e-5
@@ -122,7 +126,7 @@ def test_agrees_with_flax_where_the_semantics_coincide(shape):
         "ours": lambda x: jnp.sin(train(ours, params, stats, x)[0]).sum(),
         "theirs": lambda x: jnp.sin(theirs.init_with_output(jax.random.key(0), x)[0]).sum(),
     }
-    values = {name: jax.value_and_grad(f)(x) for name, f in loss.items()}
+    values = {name: jax.jit(jax.value_and_grad(f))(x) for name, f in loss.items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), values["ours"], values["theirs"])
     evaluated = ours.apply({"params": params, "batch_stats": stats}, x, train=False)
     np.testing.assert_allclose(evaluated, x / np.sqrt(1 + 1e-5), atol=1e-6)  # before any update: mean 0, variance 1

@@ -1,5 +1,6 @@
 """Dropout's laws, and the statistics of both masks: rate and independence, at fixed seeds."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -22,18 +23,23 @@ def drop(x, rate, key=0, train=True, mask="hash"):
     return Dropout(mask=mask).apply({}, x, rate, train=train, rngs={"dropout": jax.random.key(key)})
 
 
+@functools.cache
+def draw_masks(mask):
+    return jax.jit(jax.vmap(lambda key, rate: MASKS[mask](key, SHAPE, rate), (0, None)))
+
+
 def standardised(mask, rate, seeds=range(NUM_MASKS)):
-    """f64[len(seeds), 128, 512]: masks with mean 0 and variance 1, if the rate is right. One key a training step."""
+    """f32[len(seeds), 128, 512]: masks with mean 0 and variance 1, if the rate is right. One key a training step."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(7), seed))(jnp.asarray(list(seeds)))
-    draw = jax.jit(jax.vmap(lambda key: MASKS[mask](key, SHAPE, jnp.float32(rate))))
-    return (np.asarray(draw(keys), np.float64) - (1 - rate)) / math.sqrt(rate * (1 - rate))
+    masks = np.asarray(draw_masks(mask)(keys, jnp.float32(rate)), np.float32)
+    return (masks - np.float32(1 - rate)) / np.float32(math.sqrt(rate * (1 - rate)))
 
 
 def assert_unrelated(a, b):
     """Correlations of independent pairs, in units of their deviation: standard normal, one for each mask."""
-    scores = (a * b).reshape(len(a), -1).sum(1) / math.sqrt(a[0].size)
+    scores = np.einsum("kij,kij->k", a, b) / math.sqrt(a[0].size)
     assert abs(scores).max() < 4.5  # 1 in 150,000 each
-    assert 0.4 < np.square(scores).mean() < 2.0  # chi-square with 32 degrees of freedom, 4 deviations
+    assert 0.3 < np.square(scores).mean() < 2.2  # chi-square with 32 degrees of freedom: 1 in 100,000 on either side
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -78,16 +84,13 @@ def test_pairs_of_neighbours_are_as_frequent_as_independence_says(mask):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_keys_that_differ_in_one_bit_give_unrelated_hash_masks(rate, monkeypatch):
-    def mask(words):
-        monkeypatch.setattr(jax.random, "bits", lambda *_: words)
-        return np.asarray(hash_mask(jax.random.key(0), SHAPE, jnp.float32(rate)), np.float64)
-
+    monkeypatch.setattr(jax.random, "bits", lambda words, *_: words)  # the words of the key as they are
     words = np.random.default_rng(3).integers(0, 2**32, 2, dtype=np.uint32)
-    base = mask(jnp.asarray(words))
-    for bit in range(64):
-        flipped = words ^ np.uint32([1 << bit % 32, 0][:: 1 if bit < 32 else -1])
-        other = mask(jnp.asarray(flipped))
-        assert abs(np.mean(base == other) - (rate**2 + (1 - rate) ** 2)) < 0.015  # 65,536 pairs: 7 deviations
+    flips = np.array([[1 << bit, 0] for bit in range(32)] + [[0, 1 << bit] for bit in range(32)], np.uint32)
+    masks = jax.vmap(lambda words: hash_mask(words, SHAPE, jnp.float32(rate)))(jnp.asarray(words ^ flips))
+    base = hash_mask(jnp.asarray(words), SHAPE, jnp.float32(rate))
+    agreement = np.mean(np.asarray(masks) == np.asarray(base)[None], axis=(1, 2))
+    np.testing.assert_allclose(agreement, rate**2 + (1 - rate) ** 2, atol=0.015)  # 65,536 pairs: 7 deviations
 
 
 def test_layers_and_members_draw_their_own_masks():
@@ -147,7 +150,8 @@ def test_rate_zero_keeps_all_and_the_largest_rate_keeps_hardly_any():
 def test_evaluation_and_no_rate_are_the_identity_with_no_mask_in_the_program():
     x = jnp.ones((8, 16))
     for rate, train in [(None, True), (0.5, False), (None, False)]:
-        assert not jax.make_jaxpr(lambda x, rate=rate, train=train: drop(x, rate, train=train))(x).eqns
+        y = jax.make_jaxpr(lambda x, rate=rate, train=train: drop(x, rate, train=train))(x)
+        assert y.jaxpr.outvars == y.jaxpr.invars
 
 
 def test_same_key_same_mask():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,16 @@ def test_a_folder_that_is_a_file_or_cannot_be_written_is_refused(digits, tmp_pat
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(WorldError, match="file"):
             jt.fit(NET, digits, CONFIG, HYPER, workdir=folder, quiet=True)
+
+
+def test_a_run_resumed_on_another_machine_says_that_bits_may_differ(digits, tmp_path, monkeypatch, capsys):
+    import jaxtrain.run as run_module
+
+    jt.fit(NET, digits, replace(CONFIG, epochs=1), HYPER, workdir=tmp_path / "run", quiet=True)
+    facts = run_module.manifest()
+    monkeypatch.setattr(run_module, "manifest", lambda: {**facts, "num_cores": 64})
+    jt.fit(NET, digits, CONFIG, HYPER, workdir=tmp_path / "run", resume=True, quiet=True)
+    assert re.search(r"warning: num_cores was \d+, is 64: .* no longer bit for bit", capsys.readouterr().out)
 
 
 def test_resume_of_nothing_says_so(digits, tmp_path):

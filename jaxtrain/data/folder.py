@@ -147,6 +147,18 @@ def _load(files: Sequence[tuple[Path, int]], mode: str, size: tuple[int, int]) -
     return images, np.array([label for _, label in files])
 
 
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An image file as u8[H, W, C]: grey where C is 1, else RGB; resized to H x W where it has another size.
+
+    Raises:
+      WorldError: if the file is missing, damaged, no image or absurdly large.
+    """
+    if not path.is_file():
+        raise WorldError(f"there is no image file {path}")
+    height, width, channels = shape
+    return _open(path, lambda image: pixels(image, "L" if channels == 1 else "RGB", (width, height)))
+
+
 def pixels(image: Any, mode: str, size: tuple[int, int]) -> np.ndarray:
     """u8[H, W, 1 or 3] of a Pillow image, brought to `mode` (L or RGB) and `size` (width, height)."""
     image = image.convert(mode)

@@ -128,6 +128,7 @@ class ResNet(nn.Module):
       num_outputs: classes or regression targets.
       widths: channels of each stage.
       blocks_per_stage: residual blocks in each stage.
+      stem_pool: halve the image after the stem (max, 2 x 2): a quarter of the work at equal widths.
       shortcut: how a block that changes the shape passes its input on; conv is a strided 1x1 convolution with
         BatchNorm, pad takes every second pixel and adds empty channels, with no parameters.
       zero_init: begin each block as the identity (the scale of its last BatchNorm is 0).
@@ -142,6 +143,7 @@ class ResNet(nn.Module):
     num_outputs: int = 10
     widths: tuple[int, ...] = (16, 32, 64)
     blocks_per_stage: int = 1
+    stem_pool: bool = False
     shortcut: Literal["conv", "pad"] = "conv"
     zero_init: bool = True
     activation: Activation = "relu"
@@ -154,6 +156,7 @@ class ResNet(nn.Module):
         x = _with_channels(_drop_input(image, hyper, train)).astype(self.dtype)
         x = Conv(self.widths[0], use_bias=False, kernel_init=self.kernel_init)(x)
         x = activation(self.activation)(BatchNorm()(x, train=train))
+        x = max_pool(x) if self.stem_pool else x
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks_per_stage):
                 stride = 2 if stage and not block else 1
