@@ -1,6 +1,7 @@
 """What every test runs under: rank promotion raises, and there is tiny data that needs no file."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,9 +9,21 @@ import numpy as np
 import pytest
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # A [B] against a [B, 1] broadcasts to [B, B] without a word; here it raises.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    _share_compiled_programs(config)
+
+
+def _share_compiled_programs(config: pytest.Config) -> None:
+    """One compilation cache for a session: its workers and the scripts they start compile each program once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="jaxtrain-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture
