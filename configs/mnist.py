@@ -16,8 +16,10 @@ def get_config(variant: str = "") -> jt.Experiment:
         return jt.Experiment(
             model=jt.MLP(num_outputs=10, hidden=(512, 512)),
             data=DATA,
-            config=jt.Config(epochs=10, batch_size=128, schedule=jt.Schedule(kind="cosine", warmup=0.5)),
-            hyper=jt.Hyper(learning_rate=2e-3, weight_decay=2e-2, dropout_rate=0.3, input_dropout_rate=0.1),
+            config=jt.Config(
+                epochs=10, batch_size=128, schedule=jt.Schedule(kind="cosine", warmup=0.5), augment=jt.Augment(crop=1)
+            ),
+            hyper=jt.Hyper(learning_rate=4e-3, weight_decay=2e-2, dropout_rate=0.2),
         )
     if variant == "cnn":
         return jt.Experiment(

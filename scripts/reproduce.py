@@ -1,10 +1,11 @@
 """Train a config over several seeds and write what came of it: the source of the figures in the README.
 
-    python scripts/reproduce.py configs/mnist.py configs/mnist.py:cnn --seeds 5
-    python scripts/reproduce.py configs/digits.py --seeds 10 --output benchmarks/results
+    python scripts/reproduce.py configs/mnist.py configs/mnist.py:cnn
+    python scripts/reproduce.py configs/digits.py --seeds 0 1 2 3 4 5 6 7 8 9
 
-Refuses stand-in data, and checks that the data is what its authors published. Writes OUTPUT/reproduce-NAME.json with
-every seed's validation and test accuracy, the times, the versions and the command.
+Each seed is a run of its own, RUNS/NAME-seed0 and so on. Finished runs of the same config are read and not repeated,
+unfinished ones are resumed, so seeds may be trained by several processes and collected by one. Refuses stand-in data
+and data other than its authors published. Writes OUTPUT/reproduce-NAME.json.
 """
 
 import dataclasses
@@ -17,10 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from jaxtrain.configfile import load_config, to_json
 from jaxtrain.data import Data, load_data
-from jaxtrain.device import manifest
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import write_json
-from jaxtrain.overrides import parse_overrides
+from jaxtrain.folder import differences, read_config, read_json
 from jaxtrain.run import fit
 from jaxtrain.script import make_parser, prepare, run_name, run_script
 
@@ -28,48 +28,64 @@ from jaxtrain.script import make_parser, prepare, run_name, run_script
 def main(args: list[str]) -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("configs", nargs="+", metavar="FILE[:VARIANT]", help="config files")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on (default 5)")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder for the JSON")
-    flags, rest = parser.parse_known_args(args)
-    if flags.seeds < 1:
-        raise RequestError(f"--seeds is {flags.seeds}; give at least 1")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the JSON")
+    flags = parser.parse_args(args)
     prepare()
     for reference in flags.configs:
-        result = reproduce(reference, rest, flags.seeds)
+        summaries = [train_seed(reference, seed, flags.runs) for seed in flags.seeds]
+        result = collect(reference, summaries)
         write_json(flags.output / f"reproduce-{run_name(reference)}.json", result)
         print(describe(result), flush=True)
 
 
-def reproduce(reference: str, overrides: list[str], num_seeds: int) -> dict[str, Any]:
-    """Every seed's result and what they come to."""
-    experiment = parse_overrides(load_config(reference), overrides, prog="reproduce.py")
+def train_seed(reference: str, seed: int, runs: Path) -> dict[str, Any]:
+    """The summary of one seed's run, trained now unless its folder holds it; with the device it was trained on."""
+    experiment = dataclasses.replace(load_config(reference), seed=seed)
     data = _published(experiment.data)
-    runs = []
-    for seed in range(num_seeds):
-        run = fit(experiment.model, data, experiment.config, experiment.hyper, seed=seed, quiet=True)
-        keep = ("seed", "val", "test", "epochs", "seconds", "compile_seconds", "images_per_second", "digest")
-        runs.append({name: run.summary[name] for name in keep})
-        print(f"{reference} seed {seed}: val {run.val.accuracy:.4f} test {run.test.accuracy:.4f}", flush=True)
+    folder = runs / f"{run_name(reference)}-seed{seed}"
+    stored = read_config(folder)
+    changed = differences(stored, to_json(experiment)) if stored else []
+    if changed:
+        raise RequestError(f"{folder} holds a run of another config ({changed[0]}); move it away, or give --runs")
+    summary = read_json(folder / "summary.json")
+    if summary is None:
+        parts = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
+        summary = fit(**parts, workdir=folder, resume=stored is not None, quiet=True).summary
+    if summary["data"]["sha256"] != data.info.sha256:
+        raise WorldError(f"{folder} was trained on other data than {data.info.name}; move it away")
+    print(f"{reference} seed {seed}: {_scores(summary)}", flush=True)
+    facts = read_json(folder / "manifest.json") or {}
+    return {**summary, **{name: facts[name] for name in ("device", "backend", "num_cores", "versions")}}
+
+
+def collect(reference: str, summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every seed's result and what they come to."""
+    keep = ("seed", "val", "test", "epochs", "seconds", "compile_seconds", "images_per_second", "digest")
+    keep += ("device", "backend", "num_cores", "versions")
     return {
         "config": reference,
-        "overrides": overrides,
-        **{split: _spread([run[split]["accuracy"] for run in runs]) for split in ("val", "test")},
-        "seconds": statistics.median(run["seconds"] for run in runs),
-        "images_per_second": statistics.median(run["images_per_second"] for run in runs),
-        "runs": runs,
-        "experiment": to_json(experiment),
-        "data": dataclasses.asdict(data.info),
-        "manifest": manifest(),
+        **{split: _spread([summary[split]["accuracy"] for summary in summaries]) for split in ("val", "test")},
+        "seconds": statistics.median(summary["seconds"] for summary in summaries),
+        "num_parameters": summaries[0]["num_parameters"],
+        "data": summaries[0]["data"],
+        "runs": [{name: summary[name] for name in keep} for summary in summaries],
+        "experiment": to_json(load_config(reference)),
     }
 
 
 def describe(result: dict[str, Any]) -> str:
     """One line: mean, spread, seeds, time."""
-    parts = [f"{split} {_percent(result[split])}" for split in ("val", "test")]
+    cores = "/".join(str(number) for number in sorted({run["num_cores"] for run in result["runs"]}))
     return (
-        f"{result['config']}: {', '.join(parts)} ({result['test']['seeds']} seeds,"
-        f" {result['seconds']:.0f} s a run, {result['images_per_second']:,.0f} img/s)"
+        f"{result['config']}: val {_percent(result['val'])}, test {_percent(result['test'])},"
+        f" {result['test']['seeds']} seeds, {result['seconds']:.0f} s a run on {cores} cores"
     )
+
+
+def _scores(summary: dict[str, Any]) -> str:
+    return ", ".join(f"{split} {100 * summary[split]['accuracy']:.2f} %" for split in ("train", "val", "test"))
 
 
 def _published(config: Any) -> Data:
