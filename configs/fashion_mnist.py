@@ -14,19 +14,21 @@ def get_config(variant: str = "") -> jt.Experiment:
         return jt.Experiment(
             model=jt.MLP(num_outputs=10, hidden=(512, 512)),
             data=DATA,
-            config=jt.Config(epochs=20, batch_size=128, schedule=jt.Schedule(kind="cosine", warmup=0.5)),
-            hyper=jt.Hyper(learning_rate=2e-3, weight_decay=2e-2, dropout_rate=0.3, input_dropout_rate=0.1),
+            config=jt.Config(
+                epochs=15, batch_size=128, schedule=jt.Schedule(kind="cosine", warmup=0.5), augment=jt.Augment(flip=True)
+            ),
+            hyper=jt.Hyper(learning_rate=2e-3, weight_decay=2e-2, dropout_rate=0.3),
         )
     if variant == "cnn":
         return jt.Experiment(
-            model=jt.CNN(num_outputs=10, features=(32, 64), hidden=128),
+            model=jt.CNN(num_outputs=10, features=(32, 64), hidden=256),
             data=DATA,
             config=jt.Config(
-                epochs=15,
+                epochs=12,
                 batch_size=128,
                 schedule=jt.Schedule(kind="cosine", warmup=0.5),
                 augment=jt.Augment(flip=True, crop=2),
             ),
-            hyper=jt.Hyper(learning_rate=3e-3, weight_decay=2e-2, dropout_rate=0.3),
+            hyper=jt.Hyper(learning_rate=3e-3, weight_decay=2e-2, dropout_rate=0.4),
         )
     raise ValueError(f"unknown variant {variant!r}; choose cnn, or none for the MLP")
