@@ -15,7 +15,10 @@ def get_config(variant: str = "") -> jt.Experiment:
             model=jt.MLP(num_outputs=10, hidden=(512, 512)),
             data=DATA,
             config=jt.Config(
-                epochs=15, batch_size=128, schedule=jt.Schedule(kind="cosine", warmup=0.5), augment=jt.Augment(flip=True)
+                epochs=15,
+                batch_size=128,
+                schedule=jt.Schedule(kind="cosine", warmup=0.5),
+                augment=jt.Augment(flip=True),
             ),
             hyper=jt.Hyper(learning_rate=2e-3, weight_decay=2e-2, dropout_rate=0.3),
         )

@@ -109,11 +109,11 @@ class Config:
     epochs: int = 10
     """Passes over the training split; the last steps of an epoch that fill no batch are left out."""
     batch_size: int = 128
-    """Examples an update."""
+    """Examples per update."""
     num_micro_batches: int = 1
     """Gradient accumulation: parts into which a batch is split; BatchNorm sees each part alone."""
     eval_batch_size: int = 1000
-    """Examples a step of evaluation; changes speed and memory, never results."""
+    """Examples per step of evaluation; changes speed and memory, never results."""
     optimizer: Adam | Sgd | Callable[..., Any] = Adam()
     """Adam, Sgd, or any function (hyper, schedule) -> optax.GradientTransformation."""
     schedule: Schedule | UnitSchedule = Schedule()
@@ -123,7 +123,7 @@ class Config:
     early_stopping: EarlyStopping | None = None
     """Stop when the watched metric stalls; then `final` is the best weights unless stated."""
     watch: str = "auto"
-    """Validation metric by which the best weights are chosen; auto: accuracy if the task has it, else loss."""
+    """Metric that chooses the best weights; auto: accuracy, else loss. A task's own with its sign: '-rmse'."""
     augment: Augment = Augment()
     """Random changes of the training images."""
     ema_decay: float | None = None
@@ -194,6 +194,11 @@ class Experiment:
     """Seed of the initial weights, the order of the data, dropout and augmentation."""
 
 
+def own_functions(config: Config) -> dict[str, Any]:
+    """What of a config is a function of the user's, which JSON can only name: optimizer, schedule."""
+    return {name: part for name in ("optimizer", "schedule") if callable(part := getattr(config, name))}
+
+
 def check_config(config: Config) -> None:
     """Raise RequestError for the first field of `config` that is out of range."""
     positive = ("epochs", "batch_size", "num_micro_batches", "eval_batch_size", "eval_every_epochs")
@@ -213,6 +218,12 @@ def check_config(config: Config) -> None:
     needed = {"ema": "ema_decay", "swa": "swa_start"}.get(config.final)
     if needed and getattr(config, needed) is None:
         raise RequestError(f"config.final is {config.final!r}, which needs config.{needed}; give it a value")
+    if not config.checkpoint_every_seconds > 0:
+        raise RequestError(
+            f"config.checkpoint_every_seconds is {config.checkpoint_every_seconds}; it must be larger than 0"
+        )
+    for name in ("plateau", "early_stopping"):
+        _check_patience(name, getattr(config, name))
     _check_schedule(config.schedule)
 
 
@@ -240,6 +251,17 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise RequestError(f"hyper.{name} is {value!r}; it must be one number") from None
+
+
+def _check_patience(name: str, part: Plateau | EarlyStopping | None) -> None:
+    if part is None:
+        return
+    if part.patience < 1:
+        raise RequestError(f"config.{name}.patience is {part.patience}; it must be at least 1")
+    if not (part.min_delta >= 0 and math.isfinite(part.min_delta)):
+        raise RequestError(f"config.{name}.min_delta is {part.min_delta}; it must be finite and not negative")
+    if isinstance(part, Plateau) and not 0 < part.factor < 1:
+        raise RequestError(f"config.{name}.factor is {part.factor}; it must lie between 0 and 1")
 
 
 def _check_schedule(schedule: Schedule | UnitSchedule) -> None:

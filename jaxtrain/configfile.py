@@ -192,7 +192,7 @@ def _decode(value: Any, path: str, passed: dict[str, Any]) -> Any:
         example = f"{keyword}={name.rpartition(':')[2]}{'()' if keyword == 'model' else ''}"
         raise RequestError(
             f"{path} is {name!r}, which is not part of jaxtrain and is only named here;"
-            f" pass it, as in load_run(folder, {example})"
+            f" pass it, as in load_run(folder, {example}); a script takes the config file that has it, with --config"
         )
     return _rebuild(value, path, passed)
 

@@ -15,15 +15,17 @@ Imports config files' JSON, checkpoints and files; nothing here knows how traini
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.files import probe_writable, write_json
+from jaxtrain.files import probe_writable, read_json_lines, write_json, write_text
 
+# Where the data lies is no part of a run.
+PLACES = {"data.dir", "data.path", "data.download"}
 # What a resumed run may change: how long, what is logged and what is saved. Anything else would be another run.
-MAY_DIFFER = {
+MAY_DIFFER = PLACES | {
     "config.epochs",
     "config.eval_batch_size",
     "config.log_every_steps",
@@ -31,9 +33,6 @@ MAY_DIFFER = {
     "config.checkpoint_every_seconds",
     "config.keep_checkpoints",
     "config.stream",
-    "data.dir",
-    "data.path",
-    "data.download",
 }
 
 
@@ -52,12 +51,13 @@ def default_folder(name: str, root: Path = Path("runs")) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-def check_folder(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+def check_folder(folder: Path, config: Mapping[str, Any], sha256: str, *, resume: bool) -> None:
     """Raise where the run cannot have this folder. Writes nothing that stays.
 
     Args:
       folder: the run's folder, existing or not.
       config: the experiment as JSON values.
+      sha256: of the data.
       resume: whether the run continues what the folder holds.
 
     Raises:
@@ -81,13 +81,21 @@ def check_folder(folder: Path, config: Mapping[str, Any], *, resume: bool) -> No
                 f"{folder} was made with another config, so this one cannot resume it: {'; '.join(different[:5])}."
                 " Repeat the stored value, or start a new run in another folder"
             )
+        trained_on = _flat(read_json(folder / "manifest.json") or {}).get("data.sha256", sha256)
+        if trained_on != sha256:
+            raise RequestError(
+                f"{folder} was trained on other data (SHA-256 {trained_on[:12]}, now {sha256[:12]}) and cannot go on"
+                " with this; bring that data back, or start a new run in another folder"
+            )
     probe_writable(folder)
 
 
-def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def differences(
+    stored: Mapping[str, Any], config: Mapping[str, Any], may_differ: Collection[str] = MAY_DIFFER
+) -> list[str]:
     """What differs between two experiments and may not, as "hyper.learning_rate is 0.1, was 0.001"."""
     old, new = _flat(stored), _flat(config)
-    names = [name for name in {**old, **new} if name not in MAY_DIFFER and old.get(name) != new.get(name)]
+    names = [name for name in {**old, **new} if name not in may_differ and old.get(name) != new.get(name)]
     return [f"{name} is {new.get(name)!r}, was {old.get(name)!r}" for name in names]
 
 
@@ -110,6 +118,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise WorldError(f"{path} cannot be read: {error}; restore it, or start a new run in another folder") from None
 
 
+def reopen(folder: Path) -> None:
+    """A finished run that is to go on: its result is no longer one, and its test score not the run's."""
+    (folder / "summary.json").unlink(missing_ok=True)
+    lines = read_json_lines(folder / "metrics.jsonl")
+    kept = [line for line in lines if not any(name.startswith("test/") for name in line)]
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
 def write_start(folder: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
     """config.json and manifest.json; a resumed run appends its manifest to those before."""
     before = read_json(folder / "manifest.json") or {}
@@ -128,17 +144,9 @@ def changes_of_machine(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 def read_history(folder: Path, step: int) -> list[dict[str, float]]:
     """The evaluations up to `step`, from metrics.jsonl."""
     rows = []
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the line that a killed process did not finish
+    for row in read_json_lines(folder / "metrics.jsonl"):
         if row.pop("kind", None) == "evaluation" and row["step"] <= step and "val/loss" in row:
-            rows.append({k: float("nan") if v is None else v for k, v in row.items()})
+            rows.append({name: value if name in ("step", "epoch") else float(value) for name, value in row.items()})
     return rows
 
 

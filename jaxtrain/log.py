@@ -28,8 +28,9 @@ class Log:
         self._lines: JsonLines | None = None
         if folder is None:
             return
-        purge = None if step is None else step + 1
         for split in ("", *SPLITS):
+            # The test score of a run that goes on belongs to its end, which is no longer at this step.
+            purge = None if step is None else step + (split != "test")
             self._events[split] = EventWriter(folder / split, purge_step=purge)
         self._lines = JsonLines(folder / "metrics.jsonl", keep_until_step=step)
 
@@ -76,6 +77,8 @@ class Log:
         """On disk, whatever happens next."""
         for writer in self._events.values():
             writer.flush()
+        if self._lines is not None:
+            self._lines.flush()
 
     def close(self) -> None:
         """Flush and release the files and the terminal."""

@@ -24,6 +24,9 @@ from jaxtrain.optim import swa_update, update_control
 from jaxtrain.step import Setting, batch_statistics, eval_step, init_state, learning_rate, train_step
 from jaxtrain.types import Array, Hyper, Metrics, PyTree, TrainState
 
+SIGNS = {"accuracy": 1, "loss": -1, "mse": -1, "mae": -1}
+"""Whether a metric is to be maximised (1) or minimised (-1), for those of our own tasks."""
+
 StepLoop = Callable[[TrainState, Metrics, Arrays, Array, int, int], tuple[TrainState, Metrics]]
 
 
@@ -41,7 +44,8 @@ class Program:
     judge(state, val) -> state with `control` brought up to date by the Metrics of validation.
     average(state) -> state with its parameters taken into the running mean of SWA.
     rate(state) -> f32[], the rate of the last update.
-    stepped: whether steps are called one at a time, because the network convolves in a way that a loop makes slow.
+    finite(state) -> bool[], whether parameters and statistics hold neither NaN nor infinity.
+    stepped(hyper): whether steps are called one at a time, as the network convolves in a way that a loop makes slow.
     """
 
     setting: Setting
@@ -54,7 +58,8 @@ class Program:
     judge: Callable[[TrainState, Metrics], TrainState]
     average: Callable[[TrainState], TrainState]
     rate: Callable[[TrainState], Array]
-    stepped: Callable[[], bool]
+    stepped: Callable[[Hyper], bool]
+    finite: Callable[[TrainState], Array]
 
 
 @functools.lru_cache(maxsize=32)
@@ -83,14 +88,18 @@ def compile_program(setting: Setting) -> Program:
 
         return lax.fori_loop(0, num_steps, body, (state, sums))
 
-    @functools.cache
-    def stepped() -> bool:
-        return jax.default_backend() == "cpu" and _convolves(setting)
+    decided: dict[Any, bool] = {}
+
+    def stepped(hyper: Hyper) -> bool:
+        structure = jax.tree.structure(hyper)  # which numbers there are decides what the network may read
+        if structure not in decided:
+            decided[structure] = jax.default_backend() == "cpu" and _convolves(setting, hyper)
+        return decided[structure]
 
     def run_steps(
         state: TrainState, sums: Metrics, arrays: Arrays, order: Array, start: int, num_steps: int
     ) -> tuple[TrainState, Metrics]:
-        if not stepped():
+        if not stepped(state.hyper):
             return looped(state, sums, arrays, order, jnp.int32(start), jnp.int32(num_steps))
         for i in range(start, start + num_steps):
             state, sums = single(state, sums, arrays, order, jnp.int32(i))
@@ -120,7 +129,7 @@ def compile_program(setting: Setting) -> Program:
         return lax.fori_loop(0, num_batches, body, zeros(params, batch_stats, hyper, arrays))
 
     def evaluate(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, start: int, stop: int) -> Metrics:
-        if not stepped():
+        if not stepped(hyper):
             return looped_evaluation(params, batch_stats, hyper, arrays, jnp.int32(start), jnp.int32(stop))
         parts = [
             single_evaluation(params, batch_stats, hyper, arrays, jnp.int32(first), jnp.int32(stop))
@@ -163,39 +172,42 @@ def compile_program(setting: Setting) -> Program:
         average=jax.jit(_average),
         rate=jax.jit(functools.partial(learning_rate, setting)),
         stepped=stepped,
+        finite=jax.jit(_finite),
     )
 
 
-def watched(watch: str, names: Collection[str]) -> str:
-    """The metric by which the best weights are chosen.
+def watched(watch: str, names: Collection[str]) -> tuple[str, int]:
+    """The metric by which the best weights are chosen, and 1 where larger is better, -1 where smaller is.
+
+    A sign before the name says which ("-rmse"); of the metrics of our own tasks it is known.
 
     Raises:
-      RequestError: if the task has no metric of this name.
+      RequestError: if the task has no metric of this name, or its sign is neither given nor known.
     """
     if watch == "auto":
-        return "accuracy" if "accuracy" in names else "loss"
-    if watch not in names:
+        watch = "accuracy" if "accuracy" in names else "loss"
+    name = watch.lstrip("+-")
+    if name not in names:
         raise RequestError(f"config.watch is {watch!r}; the task's metrics are {', '.join(sorted(names))}")
-    return watch
+    if name != watch:
+        return name, 1 if watch[0] == "+" else -1
+    if name not in SIGNS:
+        raise RequestError(f"config.watch is {watch!r}; say '+{name}' if larger is better, '-{name}' if smaller is")
+    return name, SIGNS[name]
 
 
-def larger_is_better(name: str) -> bool:
-    """Whether a metric of this name is to be maximised: all but losses and errors are."""
-    return not (name in ("mse", "mae", "nll") or name.endswith(("loss", "error")))
-
-
-def _convolves(setting: Setting) -> bool:
+def _convolves(setting: Setting, hyper: Hyper) -> bool:
     """Whether the forward pass holds a convolution primitive, which XLA:CPU runs 7 to 15 times slower inside a loop.
 
     Reported as https://github.com/jax-ml/jax/issues/12868. This package's own Conv is a matrix product on a CPU.
     """
-    state = jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), Hyper())
+    state = jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper)
 
-    def forward(params: PyTree, batch_stats: PyTree, image: Array) -> Array:
-        return setting.model.apply(params, batch_stats, image, train=False, hyper=state.hyper).outputs
+    def forward(params: PyTree, batch_stats: PyTree, hyper: Hyper, image: Array) -> Array:
+        return setting.model.apply(params, batch_stats, image, train=False, hyper=hyper).outputs
 
     image = jax.ShapeDtypeStruct((1, *setting.image_shape), jnp.float32)
-    closed = jax.make_jaxpr(forward)(state.params, state.batch_stats, image)
+    closed = jax.make_jaxpr(forward)(state.params, state.batch_stats, state.hyper, image)
     return any(e.primitive.name == "conv_general_dilated" for e in _equations(closed.jaxpr))
 
 
@@ -207,11 +219,15 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def _judge(config: Config, state: TrainState, val: Metrics) -> TrainState:
-    name = watched(config.watch, val.sums)
-    metric = val.sums[name] / val.count
-    metric = metric if larger_is_better(name) else -metric
+    name, sign = watched(config.watch, val.sums)
+    metric = sign * val.sums[name] / val.count
     control = update_control(state.control, metric, state.step, plateau=config.plateau, early=config.early_stopping)
     return dataclasses.replace(state, control=control)
+
+
+def _finite(state: TrainState) -> Array:
+    leaves = jax.tree.leaves((state.params, state.batch_stats))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def _average(state: TrainState) -> TrainState:

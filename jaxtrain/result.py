@@ -5,6 +5,8 @@ fitted on the training split is kept with the weights, so `predict` takes images
 """
 
 import dataclasses
+import functools
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ from jaxtrain.metrics import compute, from_examples
 from jaxtrain.program import Program, compile_program
 from jaxtrain.step import Setting, as_model
 from jaxtrain.tasks import default_task
-from jaxtrain.types import Batch, Hyper, PyTree, Task, TrainState
+from jaxtrain.types import Batch, Hyper, Metrics, PyTree, Task, TrainState
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Run:
     preprocess: Preprocess
     info: DataInfo
     summary: dict[str, Any]
-    history: list[dict[str, float]] = field(default_factory=list)  # one row an evaluation
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per evaluation
     folder: Path | None = None
     state: TrainState | None = None  # the last state; None after load_run
 
@@ -85,10 +87,8 @@ class Run:
         """
         checked = self._checked(images)
         labels = self._checked_labels(labels, len(checked))
-        outputs = jnp.concatenate([self._outputs(part) for part in self._parts(checked)])
-        weight = jnp.ones(len(checked), jnp.float32)
-        values = self.setting.task.metrics(outputs, Batch(jnp.zeros((0,)), jnp.asarray(labels), weight))
-        return SimpleNamespace(**compute(jax.device_get(from_examples(values, weight))))
+        parts = [self._scores(*part) for part in zip(self._parts(checked), self._parts(labels), strict=True)]
+        return SimpleNamespace(**compute(jax.device_get(functools.reduce(operator.add, parts))))
 
     @property
     def program(self) -> Program:
@@ -128,6 +128,11 @@ class Run:
         size = self.setting.config.eval_batch_size
         return [images[start : start + size] for start in range(0, max(len(images), 1), size)]
 
+    def _scores(self, images: np.ndarray, labels: np.ndarray) -> Metrics:
+        image, weight = normalise(self.preprocess, images), jnp.ones(len(images), jnp.float32)
+        values = self.setting.task.metrics(self._outputs(images), Batch(image, jnp.asarray(labels), weight))
+        return from_examples(values, weight)
+
     def _outputs(self, images: np.ndarray) -> jax.Array:
         """Padded to a power of two, so that images given one by one and in any number share few programs."""
         padded = np.concatenate(
@@ -149,7 +154,7 @@ def write_weights(run: Run, folder: Path) -> None:
         "info": dataclasses.asdict(run.info),
         "image_shape": list(run.setting.image_shape),
         "num_train": run.setting.num_train,
-        "task": type(run.setting.task).__name__,
+        "task": repr(run.setting.task),
         "digest": run.summary["digest"],
     }
     with Store(folder / "weights", keep=1) as store:
@@ -217,14 +222,12 @@ def load_run(
     )
 
 
-def _task(name: str, info: DataInfo, given: Task | None) -> Task:
+def _task(trained: str, info: DataInfo, given: Task | None) -> Task:
     if given is not None:
         return given
     task = default_task(info)
-    if type(task).__name__ != name:
-        raise RequestError(
-            f"the run was trained on a task of your own, {name}; pass it: load_run(folder, task={name}())"
-        )
+    if repr(task) != trained:
+        raise RequestError(f"the run was trained on a task of your own; pass it: load_run(folder, task={trained})")
     return task
 
 

@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
-from jaxtrain.config import Experiment
-from jaxtrain.configfile import load_config
+from jaxtrain.config import Experiment, own_functions
+from jaxtrain.configfile import from_json, load_config
 from jaxtrain.device import enable_compilation_cache, warn_cpu_only
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
+from jaxtrain.folder import read_config
 from jaxtrain.overrides import overrides_help, parse_overrides
+from jaxtrain.result import Run, load_run
 
 
 class StopRequest:
@@ -100,6 +103,16 @@ def read_experiment(
         raise SystemExit(0)
     own = [option for action in parser._actions for option in action.option_strings]
     return parse_overrides(experiment, rest, prog=parser.prog, own_flags=own)
+
+
+def read_run(folder: Path, reference: str | None) -> tuple[Run, Experiment]:
+    """A finished run and its experiment; the config file `reference` gives what a config.json can only name."""
+    passed: dict[str, Any] = {}
+    if reference is not None:
+        own = load_config(reference)
+        passed = {"model": own.model, **own_functions(own.config)}
+    run = load_run(folder, **passed)
+    return run, from_json(read_config(folder), **passed)
 
 
 def run_name(reference: str) -> str:

@@ -260,16 +260,17 @@ def _gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> 
         gradient, (batch_stats, metrics) = differentiate(state.params, state.batch_stats, batch, key)
         return gradient, batch_stats, metrics
 
-    def body(batch_stats: PyTree, inputs: tuple[Batch, Array]) -> tuple[PyTree, tuple[PyTree, Metrics]]:
-        part, index = inputs
+    def body(carry: tuple[PyTree, PyTree], inputs: tuple[Batch, Array]) -> tuple[tuple[PyTree, PyTree], Metrics]:
+        (total, batch_stats), (part, index) = carry, inputs
         gradient, (batch_stats, metrics) = differentiate(
             state.params, batch_stats, part, jax.random.fold_in(key, index)
         )
-        return batch_stats, (gradient, metrics)
+        return (jax.tree.map(jnp.add, total, gradient), batch_stats), metrics
 
     parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-    batch_stats, (gradients, metrics) = lax.scan(body, state.batch_stats, (parts, jnp.arange(count)))
-    gradient = jax.tree.map(lambda x: jnp.mean(x, axis=0), gradients)
+    start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+    (total, batch_stats), metrics = lax.scan(body, start, (parts, jnp.arange(count)))
+    gradient = jax.tree.map(lambda x: x / count, total)
     return gradient, batch_stats, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
 

@@ -35,12 +35,11 @@ class Terminal:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = ("{task.fields[epoch]}", "step {task.completed}/{task.total}", "{task.fields[speed]}")
         self._bar = Progress(
-            TextColumn(columns[0]),
+            TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=24),
-            TextColumn(columns[1]),
-            TextColumn(columns[2]),
+            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("{task.fields[speed]}"),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}"),

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxtrain.checkpoint import Store
-from jaxtrain.config import EarlyStopping
 from jaxtrain.data import Feed
 from jaxtrain.errors import NonFiniteError
 from jaxtrain.log import Log
 from jaxtrain.metrics import compute
+from jaxtrain.optim import should_stop
 from jaxtrain.program import Program
-from jaxtrain.types import Array, Control, Metrics, PyTree, TrainState
+from jaxtrain.types import Array, Metrics, PyTree, TrainState
 
 Row = dict[str, float]
 
@@ -37,9 +37,13 @@ class Progress:
     state: TrainState
     sums: Metrics
     best: PyTree  # {"params", "batch_stats"} of the best evaluation; the initial ones before the first
-    history: list[Row] = field(default_factory=list)  # one row an evaluation
+    history: list[Row] = field(default_factory=list)  # one row per evaluation
     seconds: float = 0.0  # of all processes that worked on the run
     reason: str = "running"  # then: done, early stopping, stopped
+    key: Array = field(init=False)  # the member's, undonated: a feed knows a member by the identity of this object
+
+    def __post_init__(self) -> None:
+        self.key = jax.random.clone(self.state.key)
 
 
 @dataclass
@@ -69,10 +73,11 @@ def copy_weights(state: TrainState) -> PyTree:
 
 
 def begin(program: Program, feed: Feed, state: TrainState) -> Progress:
-    """The progress of a run that has done no step."""
-    arrays, _, _ = feed.chunk(jax.random.clone(state.key), 0, 0, 1, program.setting.config.batch_size)
-    sums = program.zeros(state.params, state.batch_stats, state.hyper, arrays)
-    return Progress(state, sums, copy_weights(state))
+    """The progress of a run before its first step."""
+    progress = Progress(state, Metrics(jnp.zeros(()), {}), copy_weights(state))
+    arrays, _, _ = feed.chunk(progress.key, 0, 0, 1, program.setting.config.batch_size)
+    progress.sums = program.zeros(state.params, state.batch_stats, state.hyper, arrays)
+    return progress
 
 
 def checkpoint_tree(progress: Progress) -> PyTree:
@@ -120,21 +125,20 @@ def train(
       Where the seconds went.
 
     Raises:
-      NonFiniteError: the loss became NaN or infinite; the last checkpoint stands.
+      NonFiniteError: the loss or a weight became NaN or infinite; the last checkpoint stands.
     """
     setting, config = program.setting, program.setting.config
     per_epoch, total = setting.steps_per_epoch, setting.num_steps
     timing, now = Timing(), time.perf_counter()
     started = now if started is None else started
-    last_mark, last_save, limit = now, now, FIRST_CHUNK
+    last_save, limit = now, FIRST_CHUNK
     step = int(fetch(progress.state.step))
     seconds_before = progress.seconds
-    # The feed knows a member by the identity of its key, so this one is kept, while the state's is donated.
-    key = jax.random.clone(progress.state.key)
-    _compile(program, feed, key, progress, timing)
+    if step < total:
+        _compile(program, feed, progress, step, timing)
     log.compiled(step, timing.compile)
 
-    if config.early_stopping is not None and _is_over(fetch(progress.state.control), config.early_stopping):
+    if should_stop(fetch(progress.state.control), config.early_stopping):
         progress.reason = "early stopping"  # restored after it
     while step < total and progress.reason == "running":
         epoch, done = divmod(step, per_epoch)
@@ -142,7 +146,7 @@ def train(
         count = min(next_log - step, feed.limit(done, config.batch_size), limit)
 
         now = time.perf_counter()
-        arrays, order, first = feed.chunk(key, epoch, done, count, config.batch_size)
+        arrays, order, first = feed.chunk(progress.key, epoch, done, count, config.batch_size)
         progress.state, progress.sums = program.run_steps(progress.state, progress.sums, arrays, order, first, count)
         jax.block_until_ready(progress.sums)
         spent = time.perf_counter() - now
@@ -154,6 +158,7 @@ def train(
         limit = _next_limit(limit, spent / count, config.max_chunk_seconds)
 
         seen: dict[str, Any] = {"sums": progress.sums, "rate": program.rate(progress.state)}
+        seen["finite"] = program.finite(progress.state)  # the last update is in no loss yet
         epoch, done = divmod(step, per_epoch)
         now = time.perf_counter()
         if done == 0:
@@ -166,7 +171,7 @@ def train(
         progress.seconds = seconds_before + time.perf_counter() - started
 
         values = compute(seen["sums"])
-        if not math.isfinite(values["loss"]):
+        if not (math.isfinite(values["loss"]) and seen["finite"]):
             raise NonFiniteError(_describe_nonfinite(step, count, epoch, float(seen["rate"]), progress.history))
         log.chunk(step, values, count * config.batch_size / spent)
         if step == next_log or step == total:
@@ -179,7 +184,7 @@ def train(
             if int(seen["control"].best_step) == step:
                 progress.best = copy_weights(progress.state)
             log.evaluation(row)
-            if config.early_stopping is not None and _is_over(seen["control"], config.early_stopping):
+            if should_stop(seen["control"], config.early_stopping):
                 progress.reason = "early stopping"
         if step == total:
             progress.reason = "done"
@@ -192,19 +197,18 @@ def train(
             log.flush()
             store.save(step, checkpoint_tree(progress), {**(meta or {}), "epoch": epoch, "seconds": progress.seconds})
             last_save = now
-        last_mark = now
 
-    progress.seconds = seconds_before + last_mark - started
     if progress.reason == "running":  # restored at its end
         progress.reason = "done"
     return timing
 
 
-def _compile(program: Program, feed: Feed, key: Array, progress: Progress, timing: Timing) -> None:
+def _compile(program: Program, feed: Feed, progress: Progress, step: int, timing: Timing) -> None:
     """Compile by calling the programs for no steps, so that no chunk's time holds a compilation."""
     now = time.perf_counter()
-    arrays, order, _ = feed.chunk(key, 0, 0, 1, program.setting.config.batch_size)
-    if program.stepped():  # has no call of no steps: one step of a copy instead
+    epoch, done = divmod(step, program.setting.steps_per_epoch)
+    arrays, order, _ = feed.chunk(progress.key, epoch, done, 1, program.setting.config.batch_size)
+    if program.stepped(progress.state.hyper):  # has no call of no steps: one step of a copy instead
         state, sums = jax.tree.map(jnp.copy, (progress.state, progress.sums))
         program.run_steps(state, sums, arrays, order, 0, 1)
     else:
@@ -222,10 +226,6 @@ def _evaluate_both(program: Program, feed: Feed, progress: Progress, num_val: in
     val = evaluate(program, feed, state, weights, num_train, num_train + num_val)
     progress.state = program.judge(state, val)
     return {"train": train, "val": val, "control": progress.state.control}
-
-
-def _is_over(control: Control, early: EarlyStopping) -> bool:
-    return int(control.evals_since_best) >= early.patience
 
 
 def _row(step: int, epoch: int, seen: Mapping[str, Any]) -> Row:
@@ -246,7 +246,7 @@ def _describe_nonfinite(step: int, count: int, epoch: int, rate: float, history:
         last = history[-1]
         before = f"; at the last evaluation (step {last['step']}) the validation loss was {last['val/loss']:.4g}"
     return (
-        f"the loss became NaN or infinite between steps {step - count} and {step} (epoch {epoch}), at learning rate"
-        f" {rate:.3g}{before}. A rate that is too high is the usual cause: try a tenth of it"
+        f"the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch {epoch}),"
+        f" at learning rate {rate:.3g}{before}. A rate that is too high is the usual cause: try a tenth of it"
         " (--hyper.learning_rate), a warm-up (--schedule.warmup), or clipping (--hyper.clip_norm 1)"
     )

@@ -7,7 +7,6 @@ Shape letters used in every docstring: B batch, H W C image, D flattened image, 
 N examples of a split, M members.
 """
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -203,10 +202,3 @@ class Task(Protocol):
     def predict(self, outputs: Array) -> Any:
         """The answer in the user's terms, for example probabilities and labels."""
         ...
-
-
-def replace_hyper(hyper: Hyper, **changes: Number | None) -> Hyper:
-    """`hyper` with some fields changed; a name that is no field goes to `extra`."""
-    own = {name for name in changes if name in {f.name for f in dataclasses.fields(Hyper)}}
-    extra = {**hyper.extra, **{name: changes[name] for name in changes.keys() - own}}
-    return dataclasses.replace(hyper, extra=extra, **{name: changes[name] for name in own})

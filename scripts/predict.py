@@ -14,19 +14,19 @@ import numpy as np
 
 from jaxtrain.data import read_image
 from jaxtrain.errors import RequestError
-from jaxtrain.result import load_run
-from jaxtrain.script import make_parser, prepare, run_script
+from jaxtrain.script import make_parser, prepare, read_run, run_script
 
 
 def main(args: list[str]) -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="its config file, for a network of your own")
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="how many classes to print for each image (default 3)")
     parser.add_argument("--invert", action="store_true", help="dark on light to light on dark, as MNIST has it")
     flags = parser.parse_args(args)
     prepare()
-    run = load_run(flags.run)
+    run, _ = read_run(flags.run, flags.config)
     shape = run.info.stored_shape
     if len(shape) != 3 or run.info.num_classes is None:
         raise RequestError(f"{flags.run} classifies no images (its inputs have shape {list(shape)}); use run.predict")

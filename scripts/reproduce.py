@@ -20,7 +20,7 @@ from jaxtrain.configfile import load_config, to_json
 from jaxtrain.data import Data, load_data
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import write_json
-from jaxtrain.folder import differences, read_config, read_json
+from jaxtrain.folder import PLACES, differences, read_config, read_json
 from jaxtrain.run import fit
 from jaxtrain.script import make_parser, prepare, run_name, run_script
 
@@ -46,7 +46,7 @@ def train_seed(reference: str, seed: int, runs: Path) -> dict[str, Any]:
     data = _published(experiment.data)
     folder = runs / f"{run_name(reference)}-seed{seed}"
     stored = read_config(folder)
-    changed = differences(stored, to_json(experiment)) if stored else []
+    changed = differences(stored, to_json(experiment), PLACES) if stored else []
     if changed:
         raise RequestError(f"{folder} holds a run of another config ({changed[0]}); move it away, or give --runs")
     summary = read_json(folder / "summary.json")

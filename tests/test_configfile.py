@@ -14,7 +14,7 @@ from jaxtrain import config as c
 from jaxtrain.configfile import from_json, load_config, to_json
 from jaxtrain.errors import RequestError
 from jaxtrain.models import CNN, MLP, Linear, ResNet
-from jaxtrain.types import Hyper, Model, replace_hyper
+from jaxtrain.types import Hyper, Model
 
 HEADER = "from jaxtrain.config import *\nfrom jaxtrain.models import MLP, Linear\n"
 GOOD = """
@@ -80,7 +80,7 @@ def test_json_round_trip_of_random_numbers(seed):
     names = [f.name for f in dataclasses.fields(Hyper) if f.name not in ("extra", "learning_rate", "beta2")]
     numbers = {name: float(random.standard_normal() * 10.0 ** random.integers(-300, 300)) for name in names}
     changes = {name: None if random.random() < 0.3 else number for name, number in numbers.items()}
-    hyper = replace_hyper(Hyper(), **changes)
+    hyper = dataclasses.replace(Hyper(), **changes)
     experiment = dataclasses.replace(EXPERIMENTS["cnn"], hyper=hyper)
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
 

@@ -17,6 +17,7 @@ LEVELS = [
     {"step"},
     {"program"},
     {"train", "request", "result"},
+    {"finish", "finetune"},
     {"run", "script"},
     {"__init__"},
 ]

@@ -143,6 +143,11 @@ REFUSED = {
     "final without its average": (dict(config=replace(CONFIG, final="ema")), "needs config.ema_decay"),
     "no epochs": (dict(config=replace(CONFIG, epochs=0)), "epochs is 0"),
     "warm-up longer than the run": (dict(config=replace(CONFIG, schedule=jt.Schedule(warmup=9))), "warm"),
+    "patience of 0": (dict(config=replace(CONFIG, early_stopping=jt.EarlyStopping(patience=0))), "patience is 0"),
+    "plateau that raises the rate": (dict(config=replace(CONFIG, plateau=jt.Plateau(factor=2.0))), "factor is 2.0"),
+    "a wrong type": (dict(config=replace(CONFIG, epochs=1.5)), "epochs is 1.5"),
+    "start from nothing": (dict(init_from="nowhere"), "nowhere holds no run"),
+    "watch of unknown direction": (dict(config=replace(CONFIG, watch="+nothing")), "metrics are accuracy, loss"),
     "schedule out of range": (dict(config=replace(CONFIG, schedule=jt.Schedule(factor=2.0))), "factor is 2.0"),
 }
 

@@ -102,7 +102,8 @@ def test_one_fetch_a_chunk_and_no_callback_in_the_step(digits, monkeypatch):
     feed = Resident(digits)
     progress = loop.begin(counting, feed, counting.init(jax.random.key(0), HYPER))
     loop.train(counting, feed, digits.num_val, progress, log=Log(None, Terminal(quiet=True)))
-    assert calls["fetch"] == calls["chunk"] - 1 + 1  # less the call that compiles, and one for the step to start from
+    # One of the chunks is the call that compiles; two fetches come before the loop, for the step and the control.
+    assert calls["fetch"] == (calls["chunk"] - 1) + 2
 
     setting, state = compiled.setting, progress.state
     batch = take(feed.arrays, jnp.arange(64))
@@ -139,6 +140,45 @@ def test_a_resumed_run_may_be_longer_and_nothing_else(digits, tmp_path):
     other = dataclasses.replace(HYPER, learning_rate=1e-2)
     with pytest.raises(RequestError, match="hyper.learning_rate is 0.01, was 0.003"):
         jt.fit(NET, digits, make_config(epochs=3), other, workdir=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_finished_run_is_not_trained_or_scored_again(digits, tmp_path):
+    first = jt.fit(NET, digits, make_config(epochs=2), HYPER, workdir=tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    again = jt.fit(NET, digits, make_config(epochs=2), HYPER, workdir=tmp_path / "run", resume=True, quiet=True)
+    assert again.summary == first.summary and (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(RequestError, match="has done 2 epochs"):
+        jt.fit(NET, digits, make_config(epochs=1), HYPER, workdir=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_finished_run_that_goes_on_is_unfinished_until_its_new_end(digits, tmp_path, capsys):
+    folder = tmp_path / "run"
+    jt.fit(NET, digits, make_config(epochs=1), HYPER, workdir=folder, quiet=True)
+    jt.fit(NET, digits, make_config(epochs=3), HYPER, workdir=folder, resume=True, stop=stop_after(1))
+    assert "not the shorter run continued bit for bit" in " ".join(capsys.readouterr().out.split())
+    assert not (folder / "summary.json").exists()
+    jt.fit(NET, digits, make_config(epochs=3), HYPER, workdir=folder, resume=True, quiet=True)
+    assert [len(points) for points in read_scalars(folder / "test").values()] == [1, 1]
+
+
+def test_a_run_is_not_resumed_on_other_data(digits, tmp_path):
+    jt.fit(NET, digits, make_config(epochs=1), HYPER, workdir=tmp_path / "run", quiet=True)
+    config = (tmp_path / "run" / "config.json").read_text()
+    other = jt.from_arrays(255 - digits.image, digits.label)
+    (tmp_path / "run" / "config.json").write_text(config.replace(digits.info.sha256, other.info.sha256))
+    with pytest.raises(RequestError, match="trained on other data"):
+        jt.fit(NET, other, make_config(epochs=2), HYPER, workdir=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_double_points(digits, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(Store, "save", lambda *args: None)
+    monkeypatch.setattr(Store, "steps", lambda self: range(10**6))
+    jt.fit(NET, digits, make_config(), HYPER, workdir=folder, quiet=True, stop=stop_after(3))
+    monkeypatch.undo()
+    jt.fit(NET, digits, make_config(), HYPER, workdir=folder, resume=True, quiet=True)
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[0] == 7
 
 
 def test_streamed_and_resident_data_give_the_same_run(digits):
@@ -190,15 +230,24 @@ def test_plateau_reduces_the_rate_that_is_logged(digits):
     assert rates[-1] < 0.05 * rates[0] and all(b <= a for a, b in zip(rates, rates[1:], strict=False))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(digits, tmp_path):
-    config = make_config(epochs=5, batch_size=64, optimizer=jt.Sgd(), checkpoint_every_seconds=1e-9)
+def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(digits, tmp_path, monkeypatch):
+    tiny_chunks(monkeypatch, 1)
+    config = make_config(epochs=5, optimizer=jt.Sgd(), checkpoint_every_seconds=1e-9, keep_checkpoints=100)
     net = jt.MLP(hidden=(32,), batch_norm=False)
     with pytest.raises(NonFiniteError, match="NaN or infinite between steps .* learning rate"):
-        jt.fit(net, digits, config, Hyper(learning_rate=1e25), workdir=tmp_path / "run", quiet=True)
+        jt.fit(net, digits, config, Hyper(learning_rate=30.0), workdir=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "summary.json").exists()
     with Store(tmp_path / "run" / "checkpoints", read_only=True) as store:
+        assert store.steps()
         for step in store.steps():
-            assert np.isfinite(store.restore_part("sums", step)["sums"]["sums"]["loss"])
+            held = store.restore_part(["state/params", "sums"], step)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(held))
+
+
+def test_an_update_that_spoils_the_weights_is_seen_though_the_loss_before_it_was_fine(digits):
+    config = make_config(epochs=1, batch_size=digits.num_train, optimizer=jt.Sgd())  # a single step
+    with pytest.raises(NonFiniteError, match="a weight became NaN"):
+        jt.fit(jt.MLP(hidden=(32,), batch_norm=False), digits, config, Hyper(learning_rate=1e38), quiet=True)
 
 
 @pytest.mark.parametrize("final", ["last", "best", "ema", "swa"])
@@ -253,6 +302,50 @@ def test_a_users_convolution_is_stepped_on_a_cpu_with_the_same_result(digits, mo
 def test_our_convolution_is_not_stepped(digits):
     program = compile_program(make_setting(jt.CNN(features=(4,), hidden=8), digits, make_config()))
     assert not program.stepped()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+    """A task of the user's own: the outputs are the image, whatever the labels."""
+
+    def loss(self, outputs, batch, hyper):
+        return hyper.extra["weight"] * jnp.square(outputs - batch.image.reshape(outputs.shape)).mean(1)
+
+    def metrics(self, outputs, batch):
+        squared = jnp.square(outputs - batch.image.reshape(outputs.shape)).mean(1)
+        return {"loss": squared, "rmse": jnp.sqrt(squared)}
+
+    def predict(self, outputs):
+        return outputs
+
+
+class Autoencoder(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, hyper):
+        x = nn.relu(nn.Dense(16)(image.reshape(image.shape[0], -1))) * hyper.extra["weight"]
+        return nn.Dense(64)(x)
+
+
+def test_a_task_and_numbers_of_the_users_own(digits, tmp_path):
+    hyper = Hyper(learning_rate=1e-2, extra={"weight": 1.0})
+    config = make_config(epochs=5, watch="-rmse")
+    run = jt.fit(Autoencoder(), digits, config, hyper, task=Reconstruct(), workdir=tmp_path / "run", quiet=True)
+    assert run.val.rmse < 0.8 * run.history[0]["val/rmse"]
+    assert run.summary["best"]["val/rmse"] == min(row["val/rmse"] for row in run.history)
+    with pytest.raises(RequestError, match="task of your own"):
+        jt.load_run(tmp_path / "run", model=Autoencoder())
+    again = jt.load_run(tmp_path / "run", model=Autoencoder(), task=Reconstruct())
+    image, label = digits.image[slice(*digits.val)], digits.label[slice(*digits.val)]
+    assert again.evaluate(image, label).rmse == pytest.approx(run.val.rmse, rel=1e-5)
+
+
+def test_a_task_that_gives_one_number_for_a_batch_is_refused(digits):
+    class Scalar(Reconstruct):
+        def loss(self, outputs, batch, hyper):
+            return jnp.mean(outputs)
+
+    with pytest.raises(RequestError, match="expected one number per example"):
+        jt.fit(Autoencoder(), digits, make_config(), Hyper(extra={"weight": 1.0}), task=Scalar(), quiet=True)
 
 
 def test_regression_trains_and_watches_its_loss():

@@ -51,14 +51,14 @@ def model_table(model: Model, image_shape: tuple[int, ...], hyper: Hyper | None 
 
 
 def check_model(
-    model: Model, image_shape: tuple[int, ...], num_outputs: int, batch_size: int, hyper: Hyper | None = None
+    model: Model, image_shape: tuple[int, ...], num_outputs: int | None, batch_size: int, hyper: Hyper | None = None
 ) -> None:
     """Raise RequestError if the network does not fit the data.
 
     Args:
       model: any network.
       image_shape: of one image as the network gets it, [H, W, C] or [D].
-      num_outputs: classes or regression targets.
+      num_outputs: classes or regression targets; None where a user's own task decides.
       batch_size: examples that BatchNorm averages over: the micro-batch.
       hyper: for a network that reads more of it than the default has.
 
@@ -84,7 +84,7 @@ def check_model(
                 f"{name} cannot take images of shape {list(image_shape)} in a batch of {batch_size}: {first_line};"
                 " change the network's fields, or the shape by data.preprocess or data.image_size"
             ) from error
-        if getattr(outputs, "shape", None) != (batch_size, num_outputs):
+        if num_outputs is not None and getattr(outputs, "shape", None) != (batch_size, num_outputs):
             given = list(outputs.shape) if hasattr(outputs, "shape") else type(outputs).__name__
             raise RequestError(
                 f"{name} gives outputs of shape {given} for images of shape {list(shape)}; expected"
