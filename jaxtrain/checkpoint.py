@@ -1,8 +1,8 @@
 """Any pytree of arrays to disk and back: whole, verified, or not at all. Knows nothing of training.
 
-Imports `errors` and `files`; Orbax when it is first needed, in the writing thread (its import takes 0.6 to 1.7 s). The
-fact that surprises: Orbax keeps no checksum of array data and restores a flipped bit without a word, so the SHA-256 of
-every leaf travels in the checkpoint, and what does not match is never returned.
+Imports `errors`, `files` and `leaves`; Orbax when it is first needed, in the writing thread (its import takes 0.6 to
+1.7 s). The fact that surprises: Orbax keeps no checksum of array data and restores a flipped bit without a word, so the
+SHA-256 of every leaf travels in the checkpoint, and what does not match is never returned.
 
 On disk: `FOLDER/00000020/` (a second save of step 20: `00000020.1/`) holds `state/`, NumPy arrays only, so that no
 device is named in it, and `meta/metadata`, plain JSON. Orbax renames the two into place together. `damaged-*` and
@@ -25,26 +25,30 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import AnyPath, jsonable, probe_writable, reason, sync_folder
+from jaxtrain.leaves import (
+    Record,
+    check_fit,
+    described,
+    empty,
+    kind_of,
+    named_leaves,
+    nested,
+    spec,
+    to_device,
+    to_host,
+    under,
+)
 
 PyTree = Any
-Record = dict[str, Any]
-"""What a checkpoint says of a leaf: spec (f32[784,256]), dtype and shape as stored, sha256, and impl if it is a key."""
-
 _FORMAT = 1
 _NAME = re.compile(r"(\d{8,})(?:\.(\d+))?")
-_SHORT = {"bfloat": "bf", "float": "f", "uint": "u", "int": "i", "complex": "c"}
 _NOTHING = {"(nothing)": np.zeros(1)}  # Orbax refuses an empty tree
 # A disk or a machine in trouble, as tensorstore words it: the checkpoint may well be whole.
 _TROUBLE = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|Input/output error|Cannot allocate|Too many open files")
-
-
-class Mismatch(RequestError):
-    """The checkpoint is whole, but of another tree than the one asked for."""
 
 
 class Restored(NamedTuple):
@@ -108,10 +112,10 @@ class Store:
         if self.read_only:
             raise RequestError(f"{self.folder} was opened read-only; open it with read_only=False to save")
         self.wait()
-        leaves = _leaves(tree)
+        leaves = named_leaves(tree)
         # The leaves themselves stay here: the thread would keep their memory on the device.
-        kinds = {path: _kind(leaf) for path, leaf in leaves.items()}
-        self._pending = step, self._worker.submit(self._write, int(step), kinds, _to_host(leaves), jsonable(meta))
+        kinds = {path: kind_of(leaf) for path, leaf in leaves.items()}
+        self._pending = step, self._worker.submit(self._write, int(step), kinds, to_host(leaves), jsonable(meta))
 
     def wait(self) -> None:
         """Wait until the last save is on the disk or has failed."""
@@ -142,12 +146,12 @@ class Store:
           Mismatch: if a leaf is missing, is one too many, or has another shape or dtype.
           WorldError: if no whole checkpoint is left, `step` is not there, or the disk cannot be read.
         """
-        wanted = _leaves(abstract_tree)
-        specs = {path: _spec(leaf) for path, leaf in wanted.items()}
-        found = self._newest_whole(step, lambda records: _check(records, specs))
+        wanted = named_leaves(abstract_tree)
+        specs = {path: spec(leaf) for path, leaf in wanted.items()}
+        found = self._newest_whole(step, lambda records: check_fit(records, specs))
         if found is None:
             return None
-        leaves = [_to_device(found.arrays[path], found.records[path]) for path in wanted]
+        leaves = [to_device(found.arrays[path], found.records[path]) for path in wanted]
         return Restored(jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves), found.meta, found.notes)
 
     def restore_part(self, prefixes: str | Iterable[str], step: int | None = None) -> dict[str, Any]:
@@ -161,12 +165,12 @@ class Store:
           WorldError: as `restore`, and if nothing was saved yet.
         """
         chosen = [prefixes] if isinstance(prefixes, str) else list(prefixes)
-        found = self._newest_whole(step, lambda records: _under(records, chosen))
+        found = self._newest_whole(step, lambda records: under(records, chosen))
         if found is None:
             raise WorldError(f"{self.folder} holds no checkpoint")
         for note in found.notes:
             warnings.warn(note, stacklevel=2)
-        return _nested(found.arrays)
+        return nested(found.arrays)
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """The meta of a step, or of the newest; see `read_meta`."""
@@ -248,7 +252,7 @@ class Store:
         import orbax.checkpoint as ocp
 
         notes = self._remake_folder()
-        records = {path: {**kind, **_described(host[path])} for path, kind in kinds.items()}
+        records = {path: {**kind, **described(host[path])} for path, kind in kinds.items()}
         payload = {"format": _FORMAT, "step": step, "meta": meta, "leaves": records}
         state = {path: array for path, array in host.items() if array.size} or _NOTHING
         folder = _free_name(self.folder, step)
@@ -285,9 +289,9 @@ class Store:
         payload = _read_payload(folder)
         records = {path: payload["leaves"][path] for path in choose(payload["leaves"])}
         stored = self._read_arrays(folder, [path for path, record in records.items() if 0 not in record["shape"]])
-        arrays = {path: stored[path] if path in stored else _empty(record) for path, record in records.items()}
+        arrays = {path: stored[path] if path in stored else empty(record) for path, record in records.items()}
         for path, array in arrays.items():
-            if not _described(array).items() <= records[path].items():
+            if not described(array).items() <= records[path].items():
                 raise _Damaged(f"leaf {path} is not what was saved")
         return _Found(arrays, records, payload["meta"], [])
 
@@ -320,20 +324,6 @@ def read_meta(folder: AnyPath, step: int | None = None) -> dict[str, Any]:
     raise WorldError(f"no meta can be read in {folder}: {'; '.join(faults) or 'it holds no checkpoint'}")
 
 
-def digest(tree: PyTree) -> str:
-    """SHA-256 of all leaves in the order of their paths: equal for equal bits, on any device and any version of JAX.
-
-    For each leaf, sorted by path, the line `["params/Dense_0/kernel", "float32", [784, 256]]` as JSON and then the
-    bytes, row by row and little-endian; a PRNG key has its key data.
-    """
-    leaves = _leaves(tree)
-    total = hashlib.sha256()
-    for path, array in sorted(_to_host(leaves, copy=False).items()):
-        total.update(json.dumps([path, str(array.dtype), list(array.shape)]).encode() + b"\n")
-        total.update(_bytes(array))
-    return total.hexdigest()
-
-
 class _Damaged(WorldError):
     """What was read is not what was written."""
 
@@ -343,102 +333,6 @@ class _Found(NamedTuple):
     records: dict[str, Record]
     meta: dict[str, Any]
     notes: list[str]
-
-
-# ---- leaves
-
-
-def _leaves(tree: PyTree) -> dict[str, Any]:
-    """path -> leaf, in the tree's order. Paths as in params/Dense_0/kernel."""
-    leaves: dict[str, Any] = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        path = jax.tree_util.keystr(keys, simple=True, separator="/")
-        if path in leaves:
-            raise RequestError(f"two leaves have the path {path}; rename one (does a name hold a '/'?)")
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-            raise RequestError(f"leaf {path} is {leaf!r:.60}, a {type(leaf).__name__}; it must be an array")
-        leaves[path] = leaf
-    return leaves
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_host(leaves: dict[str, Any], *, copy: bool = True) -> dict[str, np.ndarray]:
-    """path -> NumPy array; copied, because on a CPU `device_get` returns a view of a buffer that may be donated."""
-    raw = {path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
-    host = {path: np.array(leaf, copy=copy or None) for path, leaf in jax.device_get(raw).items()}
-    for path, array in host.items():
-        if array.dtype.hasobject or array.dtype.kind in "USMm":
-            raise RequestError(f"leaf {path} has dtype {array.dtype}; it must hold numbers or booleans")
-    return host
-
-
-def _to_device(array: np.ndarray, record: Record) -> Any:
-    if "impl" in record:
-        return jax.random.wrap_key_data(jnp.array(array), impl=record["impl"])
-    # float64 with x64 off stays in NumPy: a silent cast is no exact restore.
-    return jnp.array(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
-
-
-def _kind(leaf: Any) -> Record:
-    impl = {"impl": str(jax.random.key_impl(leaf))} if _is_key(leaf) else {}
-    return {"spec": _spec(leaf), **impl}
-
-
-def _described(array: np.ndarray) -> Record:
-    sha256 = hashlib.sha256(_bytes(array)).hexdigest()
-    return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": sha256}
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _empty(record: Record) -> np.ndarray:
-    """An array of no elements, which Orbax refuses to hold."""
-    return np.zeros(record["shape"], jnp.dtype(record["dtype"]))
-
-
-def _spec(leaf: Any) -> str:
-    """f32[784,256], bool[], bf16[3], key<fry>[8]."""
-    dtype = re.sub(r"^(bfloat|float|uint|int|complex)(?=\d+$)", lambda word: _SHORT[word[0]], str(leaf.dtype))
-    return f"{dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def _check(records: dict[str, Record], wanted: dict[str, str]) -> list[str]:
-    """The wanted paths, if the checkpoint holds these leaves and no other."""
-    held = {path: record["spec"] for path, record in records.items()}
-    differ = sorted(path for path in held.keys() | wanted.keys() if held.get(path) != wanted.get(path))
-    if not differ:
-        return list(wanted)
-    path, more = differ[0], f" (and {len(differ) - 1} more leaves differ)" if len(differ) > 1 else ""
-    if path not in wanted:
-        raise Mismatch(f"the checkpoint has {path} {held[path]}, the config has no such leaf{more}")
-    if path not in held:
-        raise Mismatch(f"the checkpoint has no {path}, the config wants {wanted[path]}{more}")
-    raise Mismatch(f"the checkpoint has {path} {held[path]}, the config wants {wanted[path]}{more}")
-
-
-def _under(records: dict[str, Record], prefixes: list[str]) -> list[str]:
-    """Paths that are a prefix or lie under one."""
-    for prefix in prefixes:
-        if not any(f"{path}/".startswith(f"{prefix}/") for path in records):
-            held = ", ".join(sorted({path.split("/")[0] for path in records}))
-            raise RequestError(f"the checkpoint holds nothing under {prefix!r}; it holds {held or 'nothing'}")
-    return [path for path in records if any(f"{path}/".startswith(f"{prefix}/") for prefix in prefixes)]
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parents, name = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = array
-    return tree
 
 
 # ---- folders

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.checkpoint import digest
 from jaxtrain.config import Config
 from jaxtrain.data import Data, Feed
 from jaxtrain.files import write_json
+from jaxtrain.leaves import digest
 from jaxtrain.log import Log
 from jaxtrain.metrics import compute
 from jaxtrain.program import Program

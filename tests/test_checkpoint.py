@@ -25,8 +25,9 @@ import pytest
 from test_files import largest_file
 
 from jaxtrain import checkpoint
-from jaxtrain.checkpoint import Mismatch, Restored, Store, digest, read_meta
+from jaxtrain.checkpoint import Restored, Store, read_meta
 from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.leaves import Mismatch, digest
 
 
 @jax.tree_util.register_dataclass

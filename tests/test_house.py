@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 # Bottom to top. A folder is one room, whose files may import one another; a new file is given a level here.
 LEVELS = [
     {"types", "errors", "config", "files"},
-    {"losses", "augment", "checkpoint", "events", "fields", "device", "terminal"},
-    {"metrics", "data", "models", "optim", "overrides", "folder", "log"},
+    {"losses", "augment", "leaves", "events", "fields", "device", "terminal"},
+    {"checkpoint", "metrics", "data", "models", "optim", "overrides", "folder", "log"},
     {"tasks", "plots", "configfile"},
     {"step"},
     {"program"},

@@ -13,10 +13,11 @@ import pytest
 import jaxtrain as jt
 from jaxtrain import program as program_module
 from jaxtrain import train as loop
-from jaxtrain.checkpoint import Store, digest
+from jaxtrain.checkpoint import Store
 from jaxtrain.data import Resident, take
 from jaxtrain.errors import NonFiniteError, RequestError
 from jaxtrain.events import read_scalars
+from jaxtrain.leaves import digest
 from jaxtrain.log import Log
 from jaxtrain.program import compile_program
 from jaxtrain.step import make_setting, train_step
