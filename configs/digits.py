@@ -1,6 +1,9 @@
 """Handwritten digits, 8x8, embedded in the package: nothing to download, seconds to train.
 
 python scripts/train.py --config configs/digits.py
+
+test 97.67 % ± 0.37, validation 99.07 % ± 0.33 (5 seeds), 1 s a run on 1 core.
+Intel Xeon, jax 0.10.2; by scripts/reproduce.py, figures of every seed in benchmarks/results.
 """
 
 import jaxtrain as jt

@@ -3,6 +3,11 @@
 python scripts/train.py --config configs/mnist.py           # MLP 784-512-512-10
 python scripts/train.py --config configs/mnist.py:cnn       # CNN
 python scripts/train.py --config configs/mnist.py:linear    # logistic regression, the baseline
+
+MLP:    test 98.97 % ± 0.06, validation 98.93 % ± 0.06 (5 seeds), 22 s a run on 1 core.
+CNN:    test 99.48 % ± 0.04, validation 99.36 % ± 0.03 (5 seeds), 533 s a run on 1 core.
+linear: test 92.31 % ± 0.05, validation 91.48 % ± 0.09 (5 seeds), 1 s a run on 1 core.
+Intel Xeon, jax 0.10.2; by scripts/reproduce.py, figures of every seed in benchmarks/results.
 """
 
 import jaxtrain as jt

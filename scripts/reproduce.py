@@ -36,6 +36,7 @@ def main(args: list[str]) -> None:
     for reference in flags.configs:
         summaries = [train_seed(reference, seed, flags.runs) for seed in flags.seeds]
         result = collect(reference, summaries)
+        flags.output.mkdir(parents=True, exist_ok=True)
         write_json(flags.output / f"reproduce-{run_name(reference)}.json", result)
         print(describe(result), flush=True)
 
