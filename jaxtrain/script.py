@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxtrain.config import Experiment, own_functions
 from jaxtrain.configfile import from_json, load_config
@@ -81,9 +81,10 @@ def prepare() -> None:
         print(f"warning: {message}", file=sys.stderr)
 
 
-def make_parser(description: str, **kwargs: object) -> argparse.ArgumentParser:
+def make_parser(description: str, *, add_help: bool = True) -> argparse.ArgumentParser:
     """A parser that raises RequestError instead of leaving, and takes no abbreviations."""
-    return _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter, **kwargs)  # type: ignore[arg-type]
+    layout = argparse.RawTextHelpFormatter
+    return _Parser(description=description, add_help=add_help, allow_abbrev=False, formatter_class=layout)
 
 
 def read_experiment(
@@ -123,5 +124,5 @@ def run_name(reference: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise RequestError(f"{message}; see {self.prog} --help")
