@@ -90,7 +90,7 @@ def fit(
     check_values(config, hyper)
     described = _describe(model, data, config, hyper, seed)
     if isinstance(data, DataConfig):
-        data = load_data(data, report=terminal.warn)
+        data = load_data(data, report=terminal.notice)
     setting = make_setting(model, data, config, task)
     check_request(setting, data, hyper)
     given = None if init_from is None else given_weights(init_from)

@@ -54,6 +54,10 @@ class Terminal:
         if not self.quiet:
             self.console.print(text, markup=False)
 
+    def notice(self, text: str) -> None:
+        """Something of its own weight, as a download or data that stands in for other: seen even where all is quiet."""
+        self.console.print(text, style="bold yellow", markup=False)
+
     def warn(self, text: str) -> None:
         """A line that is seen even where all else is quiet."""
         self.console.print(f"warning: {text}", style="bold yellow", markup=False)
