@@ -1,7 +1,7 @@
-"""Figures of a run: its curves, and its schedule before it starts.
+"""The curves of a run, and its schedule before it starts.
 
-Imports `types`, `errors`, `config` and `optim.schedules`; Matplotlib is imported when a figure is drawn. The fact that
-surprises: pyplot is not used, so nothing is kept open and nothing depends on a display.
+Imports as `plots` says. The fact that surprises: both curves are drawn without dropout, so that the gap between them is
+overfitting.
 """
 
 import os
