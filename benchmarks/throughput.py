@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 import bare_cnn
 import bare_mlp
-import jax
 
 import jaxtrain as jt
-from jaxtrain.data import Resident
 from jaxtrain.device import manifest
 from jaxtrain.files import write_json
-from jaxtrain.log import Log
-from jaxtrain.program import compile_program
+from jaxtrain.layout import Parallel
+from jaxtrain.log import Log, Logs
+from jaxtrain.members import make_group
 from jaxtrain.step import make_setting
 from jaxtrain.terminal import Terminal
-from jaxtrain.train import begin, train
+from jaxtrain.train import train
 
 STEPS = {"mlp": 400, "cnn": 50}  # of a segment: about two seconds
 EPOCHS = 1000  # long enough for any number of segments
@@ -47,26 +46,22 @@ def bare(name: str, folder: Path) -> Iterator[float]:
         yield rate
 
 
-def framework(name: str, folder: Path) -> Iterator[float]:
-    """Images per second of the loop of `fit`, segment by segment: it is stopped, and goes on where it stood."""
+def framework(
+    name: str, folder: Path, *, members: int = 1, parallel: Parallel = "loop", devices: Sequence[Any] | None = None
+) -> Iterator[float]:
+    """Images per second of the loop of `fit`, all members together, segment by segment."""
     networks = {"mlp": jt.MLP(hidden=(512, 512)), "cnn": jt.CNN(features=(32, 64), hidden=128)}
     data = jt.load_data(jt.DataConfig(name="mnist", dir=str(folder), val_share=0.02, download=False))
     config = jt.Config(epochs=EPOCHS, batch_size=128, eval_every_epochs=EPOCHS)
     hyper = jt.Hyper(learning_rate=2e-3, weight_decay=1e-2, dropout_rate=0.2)
-    program = compile_program(make_setting(networks[name], data, config))
-    feed = Resident(data)
-    progress = begin(program, feed, program.init(jax.random.key(0), hyper))
+    group = make_group(
+        make_setting(networks[name], data, config), data, range(members), hyper, parallel, devices=devices
+    )
     while True:
-        first = int(progress.state.step)
-
-        def is_over(first: int = first) -> bool:
-            return int(progress.state.step) - first >= STEPS[name]
-
         with Log(None, Terminal(quiet=True)) as log:
             began = time.perf_counter()
-            timing = train(program, feed, data.num_val, progress, log=log, stop=is_over)
+            timing = train(group, log=Logs(log), until=group.step + STEPS[name])
             spent = time.perf_counter() - began - timing.compile
-        progress.reason = "running"
         yield timing.images / spent
 
 

@@ -16,11 +16,14 @@ from jaxtrain.config import (
     Sgd,
 )
 from jaxtrain.data import epoch, from_arrays, load_data
+from jaxtrain.lr_range import lr_range
 from jaxtrain.models import CNN, MLP, BatchNorm, Conv, Dropout, Linear, ResNet
 from jaxtrain.optim import optimizer
 from jaxtrain.plots import plot_schedule
-from jaxtrain.result import load_run
 from jaxtrain.run import fit
+from jaxtrain.runs import Ensemble, load_run
+from jaxtrain.search import run_search
+from jaxtrain.space import Choice, Halving, Range, Search
 from jaxtrain.step import make_eval_step, make_init, make_train_step, recalibrate
 from jaxtrain.tasks import Classification, Regression
 from jaxtrain.types import Hyper
@@ -33,29 +36,36 @@ __all__ = [
     "Adam",
     "Augment",
     "BatchNorm",
+    "Choice",
     "Classification",
     "Config",
     "Conv",
     "DataConfig",
     "Dropout",
     "EarlyStopping",
+    "Ensemble",
     "Experiment",
+    "Halving",
     "Hyper",
     "Linear",
     "Plateau",
+    "Range",
     "Regression",
     "ResNet",
     "Schedule",
+    "Search",
     "Sgd",
     "epoch",
     "fit",
     "from_arrays",
     "load_data",
     "load_run",
+    "lr_range",
     "make_eval_step",
     "make_init",
     "make_train_step",
     "optimizer",
     "plot_schedule",
     "recalibrate",
+    "run_search",
 ]

@@ -130,6 +130,8 @@ class Config:
     """Keep an exponential moving average of the parameters with this decay."""
     swa_start: float | None = None
     """Average the parameters at the end of each epoch from this share of the run on (stochastic weight averaging)."""
+    snapshot_every_epochs: int | None = None
+    """Keep the weights at the end of every so many epochs (a cycle of cosine_restarts, say) as a snapshot ensemble."""
     final: Literal["auto", "last", "best", "ema", "swa"] = "auto"
     """Which weights are scored at the end and exported; auto: best with early stopping, else last."""
     frozen: tuple[str, ...] = ()
@@ -192,6 +194,10 @@ class Experiment:
     """Numbers that may be tuned; never part of what a compiled program is keyed on."""
     seed: int = 0
     """Seed of the initial weights, the order of the data, dropout and augmentation."""
+    seeds: tuple[int, ...] | None = None
+    """Several members, one for each of these seeds, trained as one program; None: one run with `seed`."""
+    parallel: Literal["auto", "vmap", "loop"] = "auto"
+    """vmap: one batched program; loop: the single run's program, member by member; auto: loop on a CPU, else vmap."""
 
 
 def own_functions(config: Config) -> dict[str, Any]:
@@ -215,6 +221,11 @@ def check_config(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
             raise RequestError(f"config.{name} is {value}; it must lie in [0, 1), or be None for none")
+    if config.snapshot_every_epochs is not None and not 1 <= config.snapshot_every_epochs <= config.epochs:
+        raise RequestError(
+            f"config.snapshot_every_epochs is {config.snapshot_every_epochs}; it must lie in 1..{config.epochs}, the"
+            " number of epochs, or be None for none"
+        )
     needed = {"ema": "ema_decay", "swa": "swa_start"}.get(config.final)
     if needed and getattr(config, needed) is None:
         raise RequestError(f"config.final is {config.final!r}, which needs config.{needed}; give it a value")

@@ -1,6 +1,6 @@
 """Experiments from files and to JSON: a config file is Python and is executed, a run's config.json never is.
 
-May import `config`, `fields` and `models`. The fact that surprises: a config file is compiled here
+May import `config`, `fields`, `models` and `space`. The fact that surprises: a config file is compiled here
 and not imported, so that nothing is written beside it; it is in `sys.modules` all the same, where dataclasses look for
 the names in their annotations.
 """
@@ -22,6 +22,7 @@ from jaxtrain.config import Adam, Augment, Config, DataConfig, EarlyStopping, Ex
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.fields import check_types, did_you_mean, field_names, fields_of, is_instance_of_dataclass
 from jaxtrain.models import CNN, MLP, Linear, ResNet
+from jaxtrain.space import Search
 from jaxtrain.types import Hyper, Model
 
 
@@ -35,6 +36,28 @@ def load_config(reference: str) -> Experiment:
       RequestError: for a missing file, a file that raises (with its line), an unknown variant, or another result.
       WorldError: for a file that cannot be read.
     """
+    returned = _load(reference)
+    if isinstance(returned, Search):
+        raise RequestError(f"{reference} describes a search; run it with scripts/search.py --config {reference}")
+    if not isinstance(returned, Experiment):
+        raise RequestError(f"{reference}: get_config returned {returned!r:.60}; expected an Experiment")
+    _check(returned)
+    return returned
+
+
+def load_search(reference: str) -> Search:
+    """The search that a config file describes: its get_config returns a Search. Otherwise as `load_config`."""
+    returned = _load(reference)
+    if isinstance(returned, Experiment):
+        raise RequestError(f"{reference} describes one experiment; a search is Search(experiment, space)")
+    if not isinstance(returned, Search) or not isinstance(returned.experiment, Experiment):
+        raise RequestError(f"{reference}: get_config returned {returned!r:.60}; expected Search(experiment, space)")
+    _check(returned.experiment)
+    return returned
+
+
+def _load(reference: str) -> Any:
+    """What a config file returns, or a run's config.json holds, as it is."""
     name, _, variant = reference.partition(".py:")
     path = Path(f"{name}.py" if variant else reference.removesuffix(":"))
     if not path.is_file():
@@ -107,7 +130,7 @@ def _missing(path: Path) -> str:
     return "is missing" + did_you_mean(str(path), present)
 
 
-def _call_get_config(path: Path, variant: str) -> Experiment:
+def _call_get_config(path: Path, variant: str) -> Any:
     get_config = getattr(_execute(path), "get_config", None)
     if not callable(get_config):
         raise RequestError(f"{path} defines no get_config; expected def get_config(variant='') -> Experiment")
@@ -115,11 +138,7 @@ def _call_get_config(path: Path, variant: str) -> Experiment:
     if variant and not takes_variant:
         raise RequestError(f"{path} has no variants: its get_config takes no argument, but {variant!r} was asked for")
     args = (variant,) if takes_variant else ()
-    experiment = _run(path, f"get_config({variant!r})" if variant else "get_config", lambda: get_config(*args))
-    if not isinstance(experiment, Experiment):
-        raise RequestError(f"{path}: get_config returned {experiment!r:.60}; expected an Experiment")
-    _check(experiment)
-    return experiment
+    return _run(path, f"get_config({variant!r})" if variant else "get_config", lambda: get_config(*args))
 
 
 def _execute(path: Path) -> ModuleType:

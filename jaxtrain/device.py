@@ -83,6 +83,16 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     return chosen
 
 
+def one_device_per_core(most: int) -> None:
+    """Make JAX show as many CPU devices as there are cores, `most` at most. Before its first use, and for scripts only.
+
+    Where the user has said how many (XLA_FLAGS or JAX_NUM_CPU_DEVICES) that stays; other devices are not touched.
+    """
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", min(num_cores(), most))
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -71,13 +71,13 @@ class EventWriter:
         merged = summary.Summary()
         for tag, value in values.items():
             merged.MergeFrom(summary.scalar(tag, _number(tag, value)))
-        self._put(step, summary=merged)
+        self.put(merged, step)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """A piece of Markdown for the TEXT tab."""
         from tensorboardX import summary
 
-        self._put(step, summary=summary.text(tag, markdown))
+        self.put(summary.text(tag, markdown), step)
 
     def image(self, tag: str, image: Any, step: int = 0) -> None:
         """A picture for the IMAGES tab.
@@ -92,7 +92,7 @@ class EventWriter:
         """
         from tensorboardX import summary
 
-        self._put(step, summary=summary.image(tag, _pixels(tag, image), dataformats="HWC"))
+        self.put(summary.image(tag, _pixels(tag, image), dataformats="HWC"), step)
 
     def figure(self, tag: str, figure: "Figure", step: int = 0) -> None:
         """A matplotlib figure for the IMAGES tab, drawn without pyplot."""
@@ -101,6 +101,10 @@ class EventWriter:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         self.image(tag, np.asarray(canvas.buffer_rgba())[..., :3], step)
+
+    def put(self, summary: Any, step: int = 0) -> None:
+        """Any `Summary` of tensorboardX: what its module `summary`, `charts` or `hparams` makes."""
+        self._put(step, summary=summary)
 
     def flush(self) -> None:
         """Wait until all points are on the disk (2 to 5 ms)."""

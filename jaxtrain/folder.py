@@ -8,6 +8,8 @@
     train/ val/ test/ events...   what TensorBoard reads
     checkpoints/    what `--resume` reads
     weights/        the weights that were scored (only of a finished run)
+    members/003/    of a run of several members: each one's own folder, a run's again but for checkpoints/
+    members.csv     their scores
 
 Imports config files' JSON, checkpoints and files; nothing here knows how training works.
 """
@@ -38,6 +40,11 @@ MAY_DIFFER = PLACES | {
 
 # The same program rounds otherwise where one of these differs.
 CHANGES_BITS = ("versions.jax", "versions.jaxlib", "backend", "device", "num_cores", "xla_flags")
+
+
+def member_folder(folder: Path, index: int) -> Path:
+    """Where a member's own events, numbers, weights and summary lie."""
+    return folder / "members" / f"{index:03d}"
 
 
 def default_folder(name: str, root: Path = Path("runs")) -> Path:

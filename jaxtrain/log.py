@@ -1,13 +1,15 @@
 """What a run tells, and to whom: event files, JSON lines and the terminal get the same numbers.
 
-Imports events, files and nothing of training. The fact that surprises: each split has a run folder of its own (train/,
-val/, test/) with the same tags, which is what makes TensorBoard draw both curves on one chart.
+Imports events, files, the terminal and nothing of training. The fact that surprises: each split has a run folder of its
+own (train/, val/, test/) with the same tags, which is what makes TensorBoard draw both curves on one chart.
 """
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtrain.charts import band_scalars, custom_scalars, member_layout
 from jaxtrain.events import EventWriter
 from jaxtrain.files import JsonLines
 from jaxtrain.terminal import Terminal
@@ -26,6 +28,7 @@ class Log:
         self.terminal = terminal
         self._events: dict[str, EventWriter] = {}
         self._lines: JsonLines | None = None
+        self._charted = False
         if folder is None:
             return
         for split in ("", *SPLITS):
@@ -50,16 +53,33 @@ class Log:
         self._scalars("", step, run_wide)
         self._line({"step": step, **{f"train/{name}": value for name, value in values.items()}, **run_wide})
 
-    def evaluation(self, row: Mapping[str, float]) -> None:
-        """An evaluation: a row whose keys are `split/metric`, and what belongs to no split."""
+    def evaluation(self, row: Mapping[str, float], spread: Mapping[str, float] | None = None) -> None:
+        """An evaluation: a row whose keys are `split/metric`, and what belongs to no split.
+
+        Where the row is the mean of several members, `spread` has the standard deviation of each of its numbers.
+        """
         step = int(row["step"])
         for split in SPLITS:
             prefix = f"{split}/"
             self._scalars(split, step, {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)})
         if "epoch" in row:
             self._scalars("", step, {"epoch": row["epoch"]})
-        self._line({**row, "kind": "evaluation"})
-        self.terminal.evaluation(row)
+        band = {f"{name}/std": value for name, value in (spread or {}).items()}
+        self._bands(step, row, spread or {})
+        self._line({**row, **band, "kind": "evaluation"})
+        self.terminal.evaluation(row, spread)
+
+    def _bands(self, step: int, row: Mapping[str, float], spread: Mapping[str, float]) -> None:
+        """Mean, lower and upper edge of each score, and once the charts that show them as a band."""
+        if not self._events or not spread:
+            return
+        if not self._charted:
+            metrics = dict.fromkeys(name.partition("/")[2] for name in spread)
+            self._events[""].put(custom_scalars(member_layout(list(metrics))), step)
+            self._charted = True
+        for name, deviation in spread.items():
+            split, _, metric = name.partition("/")
+            self._scalars(split, step, band_scalars(metric, row[name], deviation))
 
     def text(self, tag: str, markdown: str) -> None:
         """A text for TensorBoard's TEXT tab."""
@@ -101,3 +121,69 @@ class Log:
     def _line(self, record: Mapping[str, Any]) -> None:
         if self._lines is not None:
             self._lines.append(record)
+
+
+class Logs:
+    """What the loop tells: of each member by its index, and of all of them their mean and spread.
+
+    A single run has one log, which is the run's. Several members have one each, in `members/003` and so on with the
+    same tags, and the run's own has the mean over those that are still trained.
+    """
+
+    def __init__(self, run: Log, members: Mapping[int, Log] | None = None) -> None:
+        self.run, self.members = run, dict(members or {})
+
+    def compiled(self, step: int, seconds: float) -> None:
+        """See `Log.compiled`."""
+        self.run.compiled(step, seconds)
+
+    def chunk(self, step: int, values: Mapping[int, Mapping[str, float]], images_per_second: float) -> None:
+        """See `Log.chunk`; the values of each member that is still trained."""
+        self.run.chunk(step, _mean(values.values()), images_per_second)
+
+    def training(
+        self, step: int, values: Mapping[int, Mapping[str, float]], rates: Mapping[int, float], images_per_second: float
+    ) -> None:
+        """See `Log.training`."""
+        named = {i: {f"step_{name}": value for name, value in own.items()} for i, own in values.items()}
+        for index, log in self.members.items():
+            if index in named:
+                log.training(step, named[index], rates[index], images_per_second / len(named))
+        if named:
+            self.run.training(step, _mean(named.values()), statistics.fmean(rates.values()), images_per_second)
+
+    def evaluation(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """See `Log.evaluation`."""
+        for index, log in self.members.items():
+            if index in rows:
+                log.evaluation(rows[index])
+        if rows and self.members:
+            self.run.evaluation(_mean(rows.values()), _spread(rows.values()))
+        elif rows:
+            self.run.evaluation(next(iter(rows.values())))
+
+    def diverged(self, note: str) -> None:
+        """A member is left behind."""
+        self.run.terminal.warn(note)
+
+    def flush(self) -> None:
+        """See `Log.flush`."""
+        for log in (*self.members.values(), self.run):
+            log.flush()
+
+
+def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    rows = list(rows)
+    names = rows[0] if rows else {}
+    return {name: _whole(name, statistics.fmean(row[name] for row in rows)) for name in names}
+
+
+def _whole(name: str, value: float) -> float:
+    return int(value) if name in ("step", "epoch") else value
+
+
+def _spread(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Standard deviation of each score; of one member there is none."""
+    rows = list(rows)
+    names = [name for name in rows[0] if "/" in name] if len(rows) > 1 else []
+    return {name: statistics.stdev(row[name] for row in rows) for name in names}

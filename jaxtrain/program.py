@@ -2,7 +2,8 @@
 
 Imports the step and what lies below. The fact that surprises: chunks of any length are one program, for the number of
 steps is an argument of a loop, not a shape. Programs are cached on the `Setting`; a second run with other
-hyper-parameters traces and compiles nothing.
+hyper-parameters traces and compiles nothing. A stack of members is the same functions under `vmap`, over
+several devices under `shard_map`, where nothing is communicated.
 """
 
 import dataclasses
@@ -16,16 +17,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex_core
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxtrain.config import Config
 from jaxtrain.data import Arrays, take
 from jaxtrain.errors import RequestError
-from jaxtrain.optim import swa_update, update_control
+from jaxtrain.optim import keep_snapshot, swa_update, update_control
 from jaxtrain.step import Setting, batch_statistics, eval_step, init_state, learning_rate, train_step
 from jaxtrain.types import Array, Hyper, Metrics, PyTree, TrainState
 
 SIGNS = {"accuracy": 1, "loss": -1, "mse": -1, "mae": -1}
 """Whether a metric is to be maximised (1) or minimised (-1), for those of our own tasks."""
+
+MEMBERS = "members"
+"""The name of the mesh's axis over which a stack of members is spread."""
 
 StepLoop = Callable[[TrainState, Metrics, Arrays, Array, int, int], tuple[TrainState, Metrics]]
 
@@ -33,6 +38,9 @@ StepLoop = Callable[[TrainState, Metrics, Arrays, Array, int, int], tuple[TrainS
 @dataclass(frozen=True, eq=False)
 class Program:
     """The compiled functions of one `Setting`; each is traced once for each shape of its arguments.
+
+    Of a stack of members, every leaf of a state, of its parts, of Metrics, and the order has a first axis of length M;
+    the examples and the counts are shared.
 
     init(key, hyper) -> state.
     run_steps(state, sums, arrays, order, start, num_steps) -> (state, sums): donates state and sums; step i takes the
@@ -43,6 +51,9 @@ class Program:
     recalibrate(params, batch_stats, hyper, arrays, order, start, num_batches) -> batch_stats (Algorithm 2).
     judge(state, val) -> state with `control` brought up to date by the Metrics of validation.
     average(state) -> state with its parameters taken into the running mean of SWA.
+    snapshot(state) -> state with its weights kept in the place of the epoch that has just ended; donates state.
+    retire(state, best) -> state of a member that has diverged: its best weights, nothing in it NaN, not alive.
+    hold(mask, held, tree) -> tree, with the leaves of `held` for the members where mask is True; donates tree.
     rate(state) -> f32[], the rate of the last update.
     finite(state) -> bool[], whether parameters and statistics hold neither NaN nor infinity.
     stepped(hyper): whether steps are called one at a time, as the network convolves in a way that a loop makes slow.
@@ -57,14 +68,23 @@ class Program:
     recalibrate: Callable[..., PyTree]
     judge: Callable[[TrainState, Metrics], TrainState]
     average: Callable[[TrainState], TrainState]
+    snapshot: Callable[[TrainState], TrainState]
+    retire: Callable[[TrainState, PyTree], TrainState]
+    hold: Callable[[Array, PyTree, PyTree], PyTree]
     rate: Callable[[TrainState], Array]
     stepped: Callable[[Hyper], bool]
     finite: Callable[[TrainState], Array]
 
 
-@functools.lru_cache(maxsize=32)
-def compile_program(setting: Setting) -> Program:
-    """The programs of `setting`, made once in a process."""
+@functools.lru_cache(maxsize=64)
+def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
+    """The programs of `setting`, made once in a process.
+
+    Args:
+      setting: what is compiled.
+      mesh: None for a single member; for a stack of members, the devices over which it is spread, along the axis
+        "members" (its length divides that of the stack).
+    """
     config = setting.config
     batch_size, eval_batch_size = config.batch_size, config.eval_batch_size
 
@@ -77,10 +97,9 @@ def compile_program(setting: Setting) -> Program:
 
     # One trace serves both ways of calling it: the loop, and one call a step.
     traced_once = jax.jit(one_step, inline=True)
-    single = jax.jit(traced_once, donate_argnums=(0, 1))
+    single = jax.jit(_of_members(mesh, traced_once, 0, 0, None, 0, None), donate_argnums=(0, 1))
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def looped(
+    def loop(
         state: TrainState, sums: Metrics, arrays: Arrays, order: Array, start: Array, num_steps: Array
     ) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
@@ -88,6 +107,7 @@ def compile_program(setting: Setting) -> Program:
 
         return lax.fori_loop(0, num_steps, body, (state, sums))
 
+    looped = jax.jit(_of_members(mesh, loop, 0, 0, None, 0, None, None), donate_argnums=(0, 1))
     decided: dict[Any, bool] = {}
 
     def stepped(hyper: Hyper) -> bool:
@@ -112,14 +132,13 @@ def compile_program(setting: Setting) -> Program:
         batch = take(arrays, jnp.minimum(index, stop - 1), (index < stop).astype(jnp.float32))
         return eval_step(setting, params, batch_stats, hyper, batch)
 
-    single_evaluation = jax.jit(one_evaluation)
+    single_evaluation = jax.jit(_of_members(mesh, one_evaluation, 0, 0, 0, None, None, None))
 
     def zeros(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays) -> Metrics:
         shapes = jax.eval_shape(one_evaluation, params, batch_stats, hyper, arrays, jnp.int32(0), jnp.int32(1))
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    @jax.jit
-    def looped_evaluation(
+    def evaluation_loop(
         params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, start: Array, stop: Array
     ) -> Metrics:
         def body(i: Array, sums: Metrics) -> Metrics:
@@ -127,6 +146,8 @@ def compile_program(setting: Setting) -> Program:
 
         num_batches = (stop - start + eval_batch_size - 1) // eval_batch_size
         return lax.fori_loop(0, num_batches, body, zeros(params, batch_stats, hyper, arrays))
+
+    looped_evaluation = jax.jit(_of_members(mesh, evaluation_loop, 0, 0, 0, None, None, None))
 
     def evaluate(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, start: int, stop: int) -> Metrics:
         if not stepped(hyper):
@@ -137,7 +158,6 @@ def compile_program(setting: Setting) -> Program:
         ]
         return functools.reduce(operator.add, parts)
 
-    @jax.jit
     def recalibrate(
         params: PyTree,
         batch_stats: PyTree,
@@ -155,25 +175,44 @@ def compile_program(setting: Setting) -> Program:
         total = lax.fori_loop(0, num_batches, body, jax.tree.map(jnp.zeros_like, batch_stats))
         return jax.tree.map(lambda x: x / num_batches, total)
 
-    @jax.jit
     def predict(params: PyTree, batch_stats: PyTree, hyper: Hyper, image: Array) -> Array:
         with jax.default_matmul_precision(config.matmul_precision):
             return setting.model.apply(params, batch_stats, image, train=False, hyper=hyper).outputs
 
+    def compiled(function: Callable[..., Any], *axes: int | None, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+        return jax.jit(_of_members(mesh, function, *axes), donate_argnums=donate)
+
     return Program(
         setting=setting,
-        init=jax.jit(functools.partial(init_state, setting)),
+        init=compiled(functools.partial(init_state, setting), 0, 0),
         run_steps=run_steps,
         evaluate=evaluate,
-        zeros=zeros,
-        predict=predict,
-        recalibrate=recalibrate,
-        judge=jax.jit(functools.partial(_judge, config)),
-        average=jax.jit(_average),
-        rate=jax.jit(functools.partial(learning_rate, setting)),
+        zeros=compiled(zeros, 0, 0, 0, None),
+        predict=compiled(predict, 0, 0, 0, None),
+        recalibrate=compiled(recalibrate, 0, 0, 0, None, 0, None, None),
+        judge=compiled(functools.partial(_judge, config), 0, 0),
+        average=compiled(_average, 0),
+        snapshot=compiled(functools.partial(_snapshot, setting), 0, donate=(0,)),
+        retire=compiled(_retire, 0, 0),
+        hold=compiled(_hold, 0, 0, 0, donate=(2,)),
+        rate=compiled(functools.partial(learning_rate, setting), 0),
         stepped=stepped,
-        finite=jax.jit(_finite),
+        finite=compiled(_finite, 0),
     )
+
+
+def _of_members(mesh: Mesh | None, function: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
+    """`function` of one member as it is, or, given a mesh, of a stack of members.
+
+    `axes` says of each argument whether it has a member axis (0) or is shared (None); every result has one.
+    """
+    if mesh is None:
+        return function
+    stacked = jax.vmap(function, in_axes=axes)
+    if mesh.size == 1:
+        return stacked
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(MEMBERS) for axis in axes)
+    return jax.shard_map(stacked, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(MEMBERS), check_vma=False)
 
 
 def watched(watch: str, names: Collection[str]) -> tuple[str, int]:
@@ -201,7 +240,8 @@ def _convolves(setting: Setting, hyper: Hyper) -> bool:
 
     Reported as https://github.com/jax-ml/jax/issues/12868. This package's own Conv is a matrix product on a CPU.
     """
-    state = jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper)
+    one = jax.tree.map(lambda _: 0.0, hyper)  # which numbers there are matters, not of how many members
+    state = jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), one)
 
     def forward(params: PyTree, batch_stats: PyTree, hyper: Hyper, image: Array) -> Array:
         return setting.model.apply(params, batch_stats, image, train=False, hyper=hyper).outputs
@@ -232,3 +272,22 @@ def _finite(state: TrainState) -> Array:
 
 def _average(state: TrainState) -> TrainState:
     return dataclasses.replace(state, swa=swa_update(state.swa, state.params))
+
+
+def _snapshot(setting: Setting, state: TrainState) -> TrainState:
+    index = state.step // (setting.steps_per_epoch * (setting.config.snapshot_every_epochs or 1)) - 1
+    weights = {"params": state.params, "batch_stats": state.batch_stats}
+    return dataclasses.replace(state, snapshots=keep_snapshot(state.snapshots, weights, index))
+
+
+def _retire(state: TrainState, best: PyTree) -> TrainState:
+    def finite(leaf: Array) -> Array:
+        return jnp.where(jnp.isfinite(leaf), leaf, 0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    rest = {name: jax.tree.map(finite, getattr(state, name)) for name in ("opt_state", "ema", "swa", "snapshots")}
+    control = dataclasses.replace(state.control, alive=jnp.zeros((), bool))
+    return dataclasses.replace(state, params=best["params"], batch_stats=best["batch_stats"], control=control, **rest)
+
+
+def _hold(mask: Array, held: PyTree, state: PyTree) -> PyTree:
+    return jax.tree.map(lambda old, new: jnp.where(mask, old, new), held, state)

@@ -44,6 +44,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)  # one row per evaluation
     folder: Path | None = None
     state: TrainState | None = None  # the last state; None after load_run
+    kept: PyTree = None  # params and batch_stats of the snapshots, [S, ...]
 
     @property
     def train(self) -> SimpleNamespace:
@@ -72,7 +73,7 @@ class Run:
         Raises:
           RequestError: if the images have another shape than those of training.
         """
-        outputs = [self._outputs(part) for part in self._parts(self._checked(images))]
+        outputs = [self._outputs(part) for part in self._parts(self.checked(images))]
         return jax.device_get(self.setting.task.predict(jnp.concatenate(outputs)))
 
     def evaluate(self, images: Any, labels: Any) -> SimpleNamespace:
@@ -85,17 +86,33 @@ class Run:
         Raises:
           RequestError: for another number of labels than images, or labels outside the classes.
         """
-        checked = self._checked(images)
-        labels = self._checked_labels(labels, len(checked))
+        checked = self.checked(images)
+        labels = self.checked_labels(labels, len(checked))
         parts = [self._scores(*part) for part in zip(self._parts(checked), self._parts(labels), strict=True)]
         return SimpleNamespace(**compute(jax.device_get(functools.reduce(operator.add, parts))))
+
+    def outputs(self, images: Any) -> np.ndarray:
+        """The network's outputs, f32[B, K] or f32[B, T], for images as for `predict`."""
+        return np.concatenate([jax.device_get(self._outputs(part)) for part in self._parts(self.checked(images))])
+
+    @property
+    def snapshots(self) -> tuple["Run", ...]:
+        """The network at the end of every `config.snapshot_every_epochs` epochs, the oldest first; empty without."""
+        count = 0 if self.kept is None else len(jax.tree.leaves(self.kept)[0])
+        taken = min(count, self.summary["epochs"] // (self.setting.config.snapshot_every_epochs or 1))
+        return tuple(self._snapshot(index) for index in range(taken))
 
     @property
     def program(self) -> Program:
         """The compiled functions, shared by all runs of this setting."""
         return compile_program(self.setting)
 
-    def _checked(self, images: Any) -> np.ndarray:
+    def _snapshot(self, index: int) -> "Run":
+        weights = jax.tree.map(lambda leaf: leaf[index], self.kept)
+        return dataclasses.replace(self, **weights, kept=None, state=None)
+
+    def checked(self, images: Any) -> np.ndarray:
+        """Images as they can be predicted on, or RequestError."""
         images, shape = np.asarray(images), tuple(self.info.stored_shape)
         if images.shape[1:] != shape and (*images.shape[1:], 1) == shape:
             images = images[..., None]
@@ -112,7 +129,8 @@ class Run:
             )
         return images
 
-    def _checked_labels(self, labels: Any, count: int) -> np.ndarray:
+    def checked_labels(self, labels: Any, count: int) -> np.ndarray:
+        """Labels for `count` images, i32[B] or f32[B, T], or RequestError."""
         labels = np.asarray(labels)
         if self.info.num_classes is None:
             labels = labels.astype(np.float32).reshape(len(labels), -1)
@@ -149,6 +167,7 @@ def write_weights(run: Run, folder: Path) -> None:
       WorldError: if they could not be written.
     """
     kept = {"params": run.params, "batch_stats": run.batch_stats, "preprocess": _fields(run.preprocess)}
+    kept |= {} if run.kept is None else {"snapshots": run.kept}
     meta = {
         "seed": run.seed,
         "info": dataclasses.asdict(run.info),
@@ -179,22 +198,10 @@ def read_weights(folder: str | Path) -> tuple[dict[str, PyTree], dict[str, Any]]
     return {"params": {}, "batch_stats": {}, **kept}, meta
 
 
-def load_run(
+def load_one(
     folder: str | Path, *, model: Any = None, task: Task | None = None, optimizer: Any = None, schedule: Any = None
 ) -> Run:
-    """A finished run from its folder: predict, evaluate, parameters.
-
-    Args:
-      folder: the run's folder.
-      model: the network, where it is not one of jaxtrain's own: `load_run(folder, model=Net())`.
-      task: the task, where it is the user's own.
-      optimizer: the optimizer function, where it is the user's own.
-      schedule: the schedule function, where it is the user's own.
-
-    Raises:
-      RequestError: the folder holds no finished run, or names a part that has to be passed.
-      WorldError: the weights are damaged.
-    """
+    """A finished run of one member from its folder; see `runs.load_run`, which takes any."""
     folder = Path(folder)
     kept, meta = read_weights(folder)
     stored = read_config(folder) or {}
@@ -219,7 +226,13 @@ def load_run(
         summary=summary,
         history=read_history(folder, summary["steps"]),
         folder=folder,
+        kept=_snapshots(kept.get("snapshots")),
     )
+
+
+def _snapshots(stored: PyTree) -> PyTree:
+    """An empty `batch_stats` has no leaf, so no checkpoint holds it."""
+    return None if stored is None else jax.tree.map(jnp.asarray, {"batch_stats": {}, **stored})
 
 
 def _task(trained: str, info: DataInfo, given: Task | None) -> Task:

@@ -8,18 +8,19 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from jaxtrain.config import Experiment, own_functions
-from jaxtrain.configfile import from_json, load_config
-from jaxtrain.device import enable_compilation_cache, warn_cpu_only
+from jaxtrain.configfile import encode, from_json, load_config
+from jaxtrain.device import enable_compilation_cache, one_device_per_core, warn_cpu_only
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
-from jaxtrain.folder import read_config
+from jaxtrain.folder import PLACES, differences, read_config
 from jaxtrain.overrides import overrides_help, parse_overrides
-from jaxtrain.result import Run, load_run
+from jaxtrain.result import Run
+from jaxtrain.runs import Ensemble, load_run
 
 
 class StopRequest:
@@ -73,8 +74,13 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(status)
 
 
-def prepare() -> None:
-    """What a script does and a library must not: the compilation cache, and a word on a GPU that JAX does not see."""
+def prepare(*, members: int = 1) -> None:
+    """What a script does and a library must not: the compilation cache, and a word on a GPU that JAX does not see.
+
+    Several members get one device for each core of a CPU: two devices of one core beat one device of two.
+    """
+    if members > 1:
+        one_device_per_core(members)
     enable_compilation_cache()
     message = warn_cpu_only()
     if message:
@@ -106,14 +112,32 @@ def read_experiment(
     return parse_overrides(experiment, rest, prog=parser.prog, own_flags=own)
 
 
-def read_run(folder: Path, reference: str | None) -> tuple[Run, Experiment]:
-    """A finished run and its experiment; the config file `reference` gives what a config.json can only name."""
+def read_runs(folders: Sequence[Path], reference: str | None) -> tuple[Run | Ensemble, Experiment]:
+    """A finished run, or the ensemble of several and of all their members; and the experiment of the first.
+
+    The config file `reference` gives what a config.json can only name.
+
+    Raises:
+      RequestError: runs that were trained on other data, or on other examples of it.
+    """
     passed: dict[str, Any] = {}
     if reference is not None:
         own = load_config(reference)
         passed = {"model": own.model, **own_functions(own.config)}
-    run = load_run(folder, **passed)
-    return run, from_json(read_config(folder), **passed)
+    runs = [load_run(folder, **passed) for folder in folders]
+    experiments = [from_json(read_config(folder), **passed) for folder in folders]
+    for folder, other in zip(folders, experiments, strict=True):
+        changed = differences({"data": encode(experiments[0].data)}, {"data": encode(other.data)}, PLACES)
+        if changed:
+            raise RequestError(
+                f"{folder} was trained on other data than {folders[0]} ({changed[0]}), so a split of one may hold"
+                " training examples of the other; give runs on the same data"
+            )
+    if len(runs) == 1:
+        return runs[0], experiments[0]
+    return Ensemble(
+        [one for run in runs for one in (run.members if isinstance(run, Ensemble) else [run])]
+    ), experiments[0]
 
 
 def run_name(reference: str) -> str:

@@ -28,6 +28,7 @@ from jaxtrain.optim import (
     freeze,
     frozen_mask,
     init_ema,
+    init_snapshots,
     init_swa,
     make_schedule,
     optimizer,
@@ -68,6 +69,11 @@ class Setting:
     def num_steps(self) -> int:
         """Updates in the whole run."""
         return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def num_snapshots(self) -> int:
+        """Snapshots that the whole run keeps."""
+        return self.config.epochs // self.config.snapshot_every_epochs if self.config.snapshot_every_epochs else 0
 
     @functools.cached_property
     def schedule(self) -> UnitSchedule:
@@ -113,6 +119,9 @@ def init_state(setting: Setting, key: Array, hyper: Hyper) -> TrainState:
         control=control,
         ema=None if setting.config.ema_decay is None else init_ema(params),
         swa=None if setting.config.swa_start is None else init_swa(params),
+        snapshots=init_snapshots({"params": params, "batch_stats": batch_stats}, setting.num_snapshots)
+        if setting.num_snapshots
+        else None,
     )
 
 

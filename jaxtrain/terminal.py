@@ -89,10 +89,11 @@ class Terminal:
                 f"{self._epoch(step)}  step {step}/{self._num_steps}  {speed}  ETA {eta}  {_metrics('step', values)}"
             )
 
-    def evaluation(self, row: Mapping[str, float]) -> None:
-        """A line an evaluation, kept above the bar."""
+    def evaluation(self, row: Mapping[str, float], spread: Mapping[str, float] | None = None) -> None:
+        """A line an evaluation, kept above the bar; `spread` has the standard deviation over members of each score."""
         step = int(row["step"])
-        sides = [_metrics(split, _split(row, split)) for split in ("train", "val", "test")]
+        splits = ("train", "val", "test")
+        sides = [_metrics(split, _split(row, split), _split(spread or {}, split)) for split in splits]
         self._evaluated = "  ".join(side for side in sides if side)
         self._last_line = time.perf_counter()
         self.say(f"{self._epoch(step)}  step {step}/{self._num_steps}  {self._evaluated}")
@@ -117,6 +118,13 @@ def _split(row: Mapping[str, float], split: str) -> dict[str, float]:
     return {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(f"{split}/")}
 
 
-def _metrics(label: str, values: Mapping[str, float]) -> str:
-    parts = [f"{100 * v:.2f} %" if name == "accuracy" else f"{name} {v:.4f}" for name, v in values.items()]
+def _metrics(label: str, values: Mapping[str, float], spread: Mapping[str, float] | None = None) -> str:
+    parts = [shown(name, value, (spread or {}).get(name)) for name, value in values.items()]
     return f"{label} " + " ".join(parts) if parts else ""
+
+
+def shown(name: str, value: float, deviation: float | None = None) -> str:
+    """A score as it is read: accuracy in percent, anything else by its name; with its standard deviation, if any."""
+    if name == "accuracy":
+        return f"{100 * value:.2f} %" if deviation is None else f"{100 * value:.2f} ± {100 * deviation:.2f} %"
+    return f"{name} {value:.4f}" if deviation is None else f"{name} {value:.4f} ± {deviation:.4f}"

@@ -1,49 +1,31 @@
 """The loop: the only place with a clock.
 
 Imports everything below it. It calls compiled chunks, looks at their sums once, and decides: log, evaluate, keep
-the best, save, stop. The fact that surprises: where chunks fall changes nothing. Sums run from one log point to the
-next through any number of chunks, checkpoints and resumptions.
+the best, save, stop. The facts that surprise: where chunks fall changes nothing, for sums run from one log point to the
+next through any number of chunks, checkpoints and resumptions; and a single run is a group of one member.
 """
 
 import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtrain.checkpoint import Store
-from jaxtrain.data import Feed
 from jaxtrain.errors import NonFiniteError
-from jaxtrain.log import Log
+from jaxtrain.log import Logs
+from jaxtrain.members import Group, Lane, Row, copy_weights
 from jaxtrain.metrics import compute
 from jaxtrain.optim import should_stop
-from jaxtrain.program import Program
-from jaxtrain.types import Array, Metrics, PyTree, TrainState
-
-Row = dict[str, float]
+from jaxtrain.types import Metrics, PyTree
 
 FIRST_CHUNK = 4  # steps of the first chunk, before the speed is known
-
-
-@dataclass
-class Progress:
-    """Where a run stands; what a checkpoint holds besides its clock and history."""
-
-    state: TrainState
-    sums: Metrics
-    best: PyTree  # {"params", "batch_stats"} of the best evaluation; the initial ones before the first
-    history: list[Row] = field(default_factory=list)  # one row per evaluation
-    seconds: float = 0.0  # of all processes that worked on the run
-    reason: str = "running"  # then: done, early stopping, stopped
-    key: Array = field(init=False)  # the member's, undonated: a feed knows a member by the identity of this object
-
-    def __post_init__(self) -> None:
-        self.key = jax.random.clone(self.state.key)
 
 
 @dataclass
@@ -54,7 +36,7 @@ class Timing:
     train: float = 0.0
     evaluate: float = 0.0
     to_first_step: float = math.nan
-    images: int = 0
+    images: int = 0  # of all members together
 
     @property
     def images_per_second(self) -> float:
@@ -67,166 +49,262 @@ def fetch(tree: PyTree) -> PyTree:
     return jax.device_get(tree)
 
 
-def copy_weights(state: TrainState) -> PyTree:
-    """A copy on the device that outlives the donation of `state`."""
-    return jax.tree.map(jnp.copy, {"params": state.params, "batch_stats": state.batch_stats})
+def checkpoint_tree(group: Group) -> PyTree:
+    """The arrays of a checkpoint, lane by lane."""
+    return {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
 
 
-def begin(program: Program, feed: Feed, state: TrainState) -> Progress:
-    """The progress of a run before its first step."""
-    progress = Progress(state, Metrics(jnp.zeros(()), {}), copy_weights(state))
-    arrays, _, _ = feed.chunk(progress.key, 0, 0, 1, program.setting.config.batch_size)
-    progress.sums = program.zeros(state.params, state.batch_stats, state.hyper, arrays)
-    return progress
+def take_up(group: Group, tree: PyTree) -> None:
+    """Bring `group` to what a `checkpoint_tree` holds: its arrays, its step, and who has stopped."""
+    for number, lane in enumerate(group.lanes):
+        lane.state, lane.sums, lane.best = (lane.put(tree[name][number]) for name in ("state", "sums", "best"))
+    seen = fetch([{"step": lane.state.step, "control": lane.state.control} for lane in group.lanes])
+    per_member = [group.pick(seen, index) for index in range(len(group.members))]
+    group.step = max(int(one["step"]) for one in per_member)  # those that stopped earlier have done less
+    for member, one in zip(group.members, per_member, strict=True):
+        if not one["control"].alive:
+            member.reason = "diverged"
+        elif should_stop(one["control"], group.setting.config.early_stopping):
+            member.reason = "early stopping"
+    _note_stopped(group)
 
 
-def checkpoint_tree(progress: Progress) -> PyTree:
-    """The arrays of a checkpoint."""
-    return {"state": progress.state, "sums": progress.sums, "best": progress.best}
-
-
-def evaluate(
-    program: Program, feed: Feed, state: TrainState, weights: Mapping[str, PyTree], start: int, stop: int
-) -> Metrics:
+def evaluate(lane: Lane, weights: Mapping[str, PyTree], start: int, stop: int) -> Metrics:
     """Sums over the examples [start, stop), still on the device."""
+    program, params, batch_stats = lane.program, weights["params"], weights["batch_stats"]
     parts = [
-        program.evaluate(weights["params"], weights["batch_stats"], state.hyper, arrays, low, high)
-        for arrays, low, high in feed.spans(start, stop, program.setting.config.eval_batch_size)
+        program.evaluate(params, batch_stats, lane.state.hyper, arrays, low, high)
+        for arrays, low, high in lane.feed.spans(start, stop, program.setting.config.eval_batch_size)
     ]
     return functools.reduce(operator.add, parts)
 
 
 def train(
-    program: Program,
-    feed: Feed,
-    num_val: int,
-    progress: Progress,
+    group: Group,
     *,
-    log: Log,
+    log: Logs,
     store: Store | None = None,
     meta: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
     started: float | None = None,
+    until: int | None = None,
+    mark: bool = False,
 ) -> Timing:
-    """Train until the last step, early stopping or a request to stop; `progress` is brought up to date in place.
+    """Train until the last step, early stopping of every member or a request to stop; `group` is brought up to date.
 
     Args:
-      program: the compiled functions of the run.
-      feed: training examples first, then `num_val` examples of validation.
-      num_val: size of the validation split.
-      progress: from `begin`, or restored.
+      group: from `make_group`, perhaps brought to a checkpoint by `take_up`.
       log: what is told to whom.
       store: where checkpoints go, or None.
       meta: what each checkpoint says of the run.
       stop: asked after each chunk.
       started: `time.perf_counter()` at the start of the process's work, for the time to the first step.
+      until: the step after which to pause, as at a rung of a search; members stay "running".
+      mark: a member whose loss is not finite is marked and left behind; otherwise it ends the run.
 
     Returns:
       Where the seconds went.
 
     Raises:
-      NonFiniteError: the loss or a weight became NaN or infinite; the last checkpoint stands.
+      NonFiniteError: a loss or a weight became NaN or infinite, and `mark` is False; the last checkpoint stands.
     """
-    setting, config = program.setting, program.setting.config
+    setting, config = group.setting, group.setting.config
     per_epoch, total = setting.steps_per_epoch, setting.num_steps
+    end = total if until is None else min(until, total)
     timing, now = Timing(), time.perf_counter()
     started = now if started is None else started
     last_save, limit = now, FIRST_CHUNK
-    step = int(fetch(progress.state.step))
-    seconds_before = progress.seconds
-    if step < total:
-        _compile(program, feed, progress, step, timing)
-    log.compiled(step, timing.compile)
+    seconds_before = group.seconds
+    if group.step < end and group.running:
+        _compile(group, timing)
+    log.compiled(group.step, timing.compile)
 
-    if should_stop(fetch(progress.state.control), config.early_stopping):
-        progress.reason = "early stopping"  # restored after it
-    while step < total and progress.reason == "running":
-        epoch, done = divmod(step, per_epoch)
-        next_log = (step // config.log_every_steps + 1) * config.log_every_steps
-        count = min(next_log - step, feed.limit(done, config.batch_size), limit)
+    while group.step < end and group.running:
+        epoch, done = divmod(group.step, per_epoch)
+        next_log = (group.step // config.log_every_steps + 1) * config.log_every_steps
+        longest = group.lanes[0].feed.limit(done, config.batch_size)
+        count = min(next_log - group.step, longest, limit, end - group.step)
 
         now = time.perf_counter()
-        arrays, order, first = feed.chunk(progress.key, epoch, done, count, config.batch_size)
-        progress.state, progress.sums = program.run_steps(progress.state, progress.sums, arrays, order, first, count)
-        jax.block_until_ready(progress.sums)
+        lanes = [number for number in range(len(group.lanes)) if group.lane_runs(number)]
+        group.each_lane(functools.partial(_advance, epoch=epoch, start=done, num_steps=count), lanes)
         spent = time.perf_counter() - now
-        step += count
+        _keep_stopped(group)
+        group.step += count
         timing.train += spent
-        timing.images += count * config.batch_size
+        timing.images += count * config.batch_size * len(group.running)
         if math.isnan(timing.to_first_step):
             timing.to_first_step = time.perf_counter() - started
         limit = _next_limit(limit, spent / count, config.max_chunk_seconds)
 
-        seen: dict[str, Any] = {"sums": progress.sums, "rate": program.rate(progress.state)}
-        seen["finite"] = program.finite(progress.state)  # the last update is in no loss yet
-        epoch, done = divmod(step, per_epoch)
         now = time.perf_counter()
+        epoch, done = divmod(group.step, per_epoch)
+        evaluated = done == 0 and (epoch % config.eval_every_epochs == 0 or group.step == total)
         if done == 0:
-            if config.swa_start is not None and epoch > config.swa_start * config.epochs:
-                progress.state = program.average(progress.state)
-            if epoch % config.eval_every_epochs == 0 or step == total:
-                seen |= _evaluate_both(program, feed, progress, num_val)
-        seen = fetch(seen)
+            _end_epoch(group, epoch, lanes)
+        looks = group.each_lane(functools.partial(_look, evaluated=evaluated, num_val=group.data.num_val), lanes)
+        seen = dict(zip(lanes, fetch(looks), strict=True))
+        _keep_stopped(group)
         timing.evaluate += time.perf_counter() - now
-        progress.seconds = seconds_before + time.perf_counter() - started
+        group.seconds = seconds_before + time.perf_counter() - started
 
-        values = compute(seen["sums"])
-        losses = [values["loss"], *(compute(seen[split])["loss"] for split in ("train", "val") if split in seen)]
-        if not (seen["finite"] and all(map(math.isfinite, losses))):
-            raise NonFiniteError(_describe_nonfinite(step, count, epoch, float(seen["rate"]), progress.history))
-        log.chunk(step, values, count * config.batch_size / spent)
-        if step == next_log or step == total:
-            speed = timing.images_per_second
-            log.training(step, {f"step_{name}": value for name, value in values.items()}, float(seen["rate"]), speed)
-            progress.sums = jax.tree.map(jnp.zeros_like, progress.sums)
-        if "control" in seen:
-            row = _row(step, epoch, seen)
-            progress.history.append(row)
-            if int(seen["control"].best_step) == step:
-                progress.best = copy_weights(progress.state)
-            log.evaluation(row)
-            if should_stop(seen["control"], config.early_stopping):
-                progress.reason = "early stopping"
-        if step == total:
-            progress.reason = "done"
-        elif progress.reason == "running" and stop():
-            progress.reason = "stopped"
+        views = {index: _view(group, seen, index) for index in group.running}
+        for index in _leave_diverged(group, views, count, mark):
+            log.diverged(group.members[index].note)
+        values = {index: compute(views[index]["sums"]) for index in group.running}
+        rates = {index: float(views[index]["rate"]) for index in group.running}
+        log.chunk(group.step, values, len(values) * count * config.batch_size / spent)
+        if group.step == next_log or group.step == total:
+            log.training(group.step, values, rates, timing.images_per_second)
+            for number in lanes:
+                group.lanes[number].sums = jax.tree.map(jnp.zeros_like, group.lanes[number].sums)
+        if evaluated:
+            rows = {index: _row(group.step, epoch, views[index]) for index in group.running}
+            _keep_best(group, views)
+            for index, row in rows.items():
+                group.members[index].history.append(row)
+            log.evaluation(rows)
+            _stop_early(group, views)
+        _end_of_chunk(group, total, stop)
 
         now = time.perf_counter()
-        due = now - last_save >= config.checkpoint_every_seconds or progress.reason != "running"
+        due = now - last_save >= config.checkpoint_every_seconds or not group.running
         if store is not None and due:
             log.flush()
-            store.save(step, checkpoint_tree(progress), {**(meta or {}), "epoch": epoch, "seconds": progress.seconds})
+            tree, facts = checkpoint_tree(group), {"epoch": epoch, "seconds": group.seconds}
+            store.save(group.step, tree, {**(meta or {}), **facts})
             last_save = now
 
-    if progress.reason == "running":  # restored at its end
-        progress.reason = "done"
+    if group.step >= total:  # perhaps restored at its end
+        _end_of_chunk(group, total, lambda: False)
     return timing
 
 
-def _compile(program: Program, feed: Feed, progress: Progress, step: int, timing: Timing) -> None:
-    """Compile by calling the programs for no steps, so that no chunk's time holds a compilation."""
+def _advance(lane: Lane, *, epoch: int, start: int, num_steps: int) -> None:
+    lane.advance(epoch, start, num_steps)
+
+
+def _compile(group: Group, timing: Timing) -> None:
+    """Compile on each device before the clock of a chunk runs. The first alone: two threads would trace twice."""
     now = time.perf_counter()
-    epoch, done = divmod(step, program.setting.steps_per_epoch)
-    arrays, order, _ = feed.chunk(progress.key, epoch, done, 1, program.setting.config.batch_size)
-    if program.stepped(progress.state.hyper):  # has no call of no steps: one step of a copy instead
-        state, sums = jax.tree.map(jnp.copy, (progress.state, progress.sums))
-        program.run_steps(state, sums, arrays, order, 0, 1)
-    else:
-        progress.state, progress.sums = program.run_steps(progress.state, progress.sums, arrays, order, 0, 0)
-    jax.block_until_ready(progress.sums)
+    epoch, done = divmod(group.step, group.setting.steps_per_epoch)
+    places = {id(lane.place): number for number, lane in reversed(list(enumerate(group.lanes)))}
+    first, *others = sorted(places.values())
+    group.lanes[first].compile(epoch, done)
+    if others:
+        _look(group.lanes[first], evaluated=True, num_val=1, dry=True)
+        group.each_lane(lambda lane: lane.compile(epoch, done), others)
     timing.compile += time.perf_counter() - now
 
 
-def _evaluate_both(program: Program, feed: Feed, progress: Progress, num_val: int) -> dict[str, Any]:
-    """Train (a fixed part) and validation in evaluation mode, and the verdict on them, on the device."""
-    config, num_train = program.setting.config, program.setting.num_train
-    state = progress.state
-    weights = {"params": state.params, "batch_stats": state.batch_stats}
-    train = evaluate(program, feed, state, weights, 0, min(num_train, config.train_eval_examples))
-    val = evaluate(program, feed, state, weights, num_train, num_train + num_val)
-    progress.state = program.judge(state, val)
-    return {"train": train, "val": val, "control": progress.state.control}
+def _end_epoch(group: Group, epoch: int, lanes: Iterable[int]) -> None:
+    """What the end of an epoch adds to the averages and snapshots."""
+    config = group.setting.config
+    for lane in (group.lanes[number] for number in lanes):
+        if config.swa_start is not None and epoch > config.swa_start * config.epochs:
+            lane.state = lane.program.average(lane.state)
+        if config.snapshot_every_epochs is not None and epoch % config.snapshot_every_epochs == 0:
+            lane.state = lane.program.snapshot(lane.state)
+    _keep_stopped(group)
+
+
+def _look(lane: Lane, *, evaluated: bool, num_val: int, dry: bool = False) -> dict[str, Any]:
+    """What is to be seen of a lane after a chunk, on the device; `evaluated`: in evaluation mode, with the verdict.
+
+    Train is a fixed part of the training split. `dry` looks at one example of each and changes nothing.
+    """
+    program, state = lane.program, lane.state
+    # The last update is in no loss yet, so the weights are asked too.
+    seen = {"sums": lane.sums, "rate": program.rate(state), "finite": program.finite(state)}
+    if evaluated:
+        setting = program.setting
+        num_train = setting.num_train
+        part = 1 if dry else min(num_train, setting.config.train_eval_examples)
+        weights = {"params": state.params, "batch_stats": state.batch_stats}
+        train = evaluate(lane, weights, 0, part)
+        val = evaluate(lane, weights, num_train, num_train + num_val)
+        judged = program.judge(state, val)
+        seen |= {"train": train, "val": val, "control": judged.control}
+        if not dry:
+            lane.state = judged
+    return jax.block_until_ready(seen)
+
+
+def _view(group: Group, seen: Mapping[int, Any], index: int) -> dict[str, Any]:
+    """A member's part of what was fetched, by lane."""
+    lane, place = (0, index) if group.lanes[0].stacked else (index, None)
+    return seen[lane] if place is None else jax.tree.map(lambda x: x[place], seen[lane])
+
+
+def _leave_diverged(group: Group, views: dict[int, dict[str, Any]], count: int, mark: bool) -> list[int]:
+    """Mark the members that are not finite, and put them back to their best weights; or end the run."""
+    diverged = [index for index, view in views.items() if not _is_finite(view)]
+    if not diverged:
+        return []
+    for index in diverged:
+        group.members[index].note = _describe_nonfinite(group, index, count, float(views[index]["rate"]))
+        group.members[index].reason = "diverged"
+    if not mark:
+        raise NonFiniteError(group.members[diverged[0]].note)
+    for lane, mask in _masks(group, diverged):
+        retired = lane.program.retire(lane.state, lane.best)
+        zeros = jax.tree.map(jnp.zeros_like, lane.sums)
+        lane.state = retired if mask is None else lane.program.hold(mask, retired, lane.state)
+        lane.sums = zeros if mask is None else lane.program.hold(mask, zeros, lane.sums)
+    _note_stopped(group)
+    return diverged
+
+
+def _is_finite(view: Mapping[str, Any]) -> bool:
+    losses = [compute(view[name])["loss"] for name in ("sums", "train", "val") if name in view]
+    return bool(view["finite"]) and all(map(math.isfinite, losses))
+
+
+def _keep_best(group: Group, views: Mapping[int, Mapping[str, Any]]) -> None:
+    better = [index for index in group.running if int(views[index]["control"].best_step) == group.step]
+    for lane, mask in _masks(group, better):
+        weights = copy_weights(lane.state)
+        lane.best = weights if mask is None else lane.program.hold(mask, weights, lane.best)
+
+
+def _stop_early(group: Group, views: Mapping[int, Mapping[str, Any]]) -> None:
+    early = group.setting.config.early_stopping
+    stopping = [index for index in group.running if should_stop(views[index]["control"], early)]
+    for index in stopping:
+        group.members[index].reason = "early stopping"
+    if stopping:
+        _note_stopped(group)
+
+
+def _note_stopped(group: Group) -> None:
+    """A stack goes on as a whole: what its stopped members shall stay at is kept aside, from now on."""
+    lane = group.lanes[0]
+    if lane.stacked and group.running and len(group.running) < len(group.members):
+        lane.held = jax.tree.map(jnp.copy, lane.state)
+
+
+def _keep_stopped(group: Group) -> None:
+    """Put the stopped members of a stack back, after whatever was computed in their places."""
+    lane = group.lanes[0]
+    if lane.held is not None:
+        ((_, mask),) = _masks(group, set(range(len(group.members))) - set(group.running))
+        lane.state = lane.program.hold(mask, lane.held, lane.state)
+
+
+def _masks(group: Group, indices: Iterable[int]) -> list[tuple[Lane, Any]]:
+    """The lanes of these members; of a stack with the mask of their places, bool[slots], else with None."""
+    indices = list(indices)
+    if not group.lanes[0].stacked:
+        return [(group.lanes[index], None) for index in indices]
+    mask = np.isin(np.arange(group.layout.slots), indices)
+    return [(group.lanes[0], group.lanes[0].put(jnp.asarray(mask)))] if indices else []
+
+
+def _end_of_chunk(group: Group, total: int, stop: Callable[[], bool]) -> None:
+    if group.running and (group.step >= total or stop()):
+        reason = "done" if group.step >= total else "stopped"
+        for index in group.running:
+            group.members[index].reason = reason
 
 
 def _row(step: int, epoch: int, seen: Mapping[str, Any]) -> Row:
@@ -241,13 +319,15 @@ def _next_limit(limit: int, seconds_per_step: float, max_seconds: float) -> int:
     return max(1, min(limit * 8, int(max_seconds / max(seconds_per_step, 1e-9))))
 
 
-def _describe_nonfinite(step: int, count: int, epoch: int, rate: float, history: list[Row]) -> str:
-    before = ""
+def _describe_nonfinite(group: Group, index: int, count: int, rate: float) -> str:
+    step, history, before = group.step, group.members[index].history, ""
     if history:
         last = history[-1]
         before = f"; at the last evaluation (step {last['step']}) the validation loss was {last['val/loss']:.4g}"
+    whose = f"member with seed {group.members[index].seed}: " if len(group.members) > 1 else ""
     return (
-        f"the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch {epoch}),"
-        f" at learning rate {rate:.3g}{before}. A rate that is too high is the usual cause: try a tenth of it"
-        " (--hyper.learning_rate), a warm-up (--schedule.warmup), or clipping (--hyper.clip_norm 1)"
+        f"{whose}the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch"
+        f" {step // group.setting.steps_per_epoch}), at learning rate {rate:.3g}{before}. A rate that is too high is"
+        " the usual cause: try a tenth of it (--hyper.learning_rate), a warm-up (--schedule.warmup), or clipping"
+        " (--hyper.clip_norm 1)"
     )

@@ -120,6 +120,7 @@ class TrainState:
     control: Control
     ema: PyTree = None  # exponential moving average of params, if the config asks for it
     swa: PyTree = None  # running mean of params, if the config asks for it
+    snapshots: PyTree = None  # params and batch_stats at the end of every few epochs, [S, ...], if asked for
 
 
 @jax.tree_util.register_dataclass

@@ -2,6 +2,7 @@
 
     python scripts/train.py --config configs/mnist.py
     python scripts/train.py --config configs/mnist.py:cnn --hyper.learning_rate=2e-3 --epochs 5 --seed 1
+    python scripts/train.py --config configs/mnist.py --members 8
     python scripts/train.py --resume --workdir runs/mnist-20261122-101500
 
 A config file is Python and is executed: only run configs that you trust. Exit status: 0 done; 1 the world failed;
@@ -28,6 +29,8 @@ def main(args: list[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="continue the run in --workdir")
     parser.add_argument("--init-from", metavar="RUN", type=Path, help="start from the weights of a finished run")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as JSON and leave")
+    parser.add_argument("--members", type=int, metavar="N", help="train N seeds, from --seed on, as one program")
+    parser.add_argument("--width", type=int, help="most members at the same time (default: what memory holds)")
     parser.add_argument("--quiet", action="store_true", help="print nothing but warnings")
     parser.add_argument("-h", "--help", action="store_true", help="print this and, with --config, all its fields")
     flags, rest = parser.parse_known_args(args)
@@ -42,7 +45,11 @@ def main(args: list[str]) -> int:
         print(json.dumps(to_json(experiment), indent=2))
         return 0
 
-    prepare()
+    if flags.members is not None:
+        if flags.members < 1:
+            raise RequestError(f"--members is {flags.members}; give at least 1")
+        experiment = dataclasses.replace(experiment, seeds=_seeds(experiment.seed, flags.members))
+    prepare(members=len(experiment.seeds or ()))
     parts = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
     name = None if flags.workdir else run_name(reference)
     with StopRequest() as stop:
@@ -52,10 +59,15 @@ def main(args: list[str]) -> int:
             name=name,
             resume=flags.resume,
             init_from=flags.init_from,
+            width=flags.width,
             quiet=flags.quiet,
             stop=stop,
         )
     return stop.exit_status if run.summary["status"] == "stopped" else 0
+
+
+def _seeds(first: int, count: int) -> tuple[int, ...]:
+    return tuple(range(first, first + count))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     # A [B] against a [B, 1] broadcasts to [B, B] without a word; here it raises.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    # Members are spread over devices; a CPU shows one unless it is told otherwise.
+    jax.config.update("jax_num_cpu_devices", 2)
     _share_compiled_programs(config)
 
 

@@ -5,9 +5,9 @@ import inspect
 import jaxtrain as jt
 
 NAMES = """
-CNN MLP Adam Augment BatchNorm Classification Config Conv DataConfig Dropout EarlyStopping Experiment Hyper Linear
-Plateau Regression ResNet Schedule Sgd epoch fit from_arrays load_data load_run make_eval_step make_init make_train_step
-optimizer plot_schedule recalibrate
+CNN MLP Adam Augment BatchNorm Choice Classification Config Conv DataConfig Dropout EarlyStopping Ensemble Experiment
+Halving Hyper Linear Plateau Range Regression ResNet Schedule Search Sgd epoch fit from_arrays load_data load_run
+lr_range make_eval_step make_init make_train_step optimizer plot_schedule recalibrate run_search
 """.split()
 
 

@@ -142,6 +142,15 @@ def test_text_comes_back(tmp_path: Path) -> None:
     assert event.tensor_proto.string_val[0].decode() == "**bold** ü"
 
 
+def test_summary_that_tensorboardx_makes_is_written_at_its_step(tmp_path: Path) -> None:
+    from tensorboardX import summary
+
+    with EventWriter(tmp_path) as writer:
+        writer.put(summary.histogram_raw("weights", 0, 2, 3, 4, 6, bucket_limits=[1, 2], bucket_counts=[1, 2]), 7)
+    (event,) = _accumulator(tmp_path).Histograms("weights")
+    assert event.step == 7 and event.histogram_value.bucket == [1, 2]
+
+
 def test_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "train").touch()
     with pytest.raises(WorldError, match=f"{tmp_path}/train is a file"):

@@ -120,6 +120,12 @@ def epoch_order(key: Array, epoch: Array | int, num_examples: int) -> Array:
 compiled_order = jax.jit(epoch_order, static_argnames="num_examples")
 """`epoch_order`, compiled: once for each number of examples."""
 
+compiled_orders = jax.jit(
+    lambda key, epoch, num_examples: jax.vmap(lambda one: epoch_order(one, epoch, num_examples))(key),
+    static_argnames="num_examples",
+)
+"""The same of a stack of members: keys [M] -> i32[M, num_examples]."""
+
 
 def epoch(data: Data, key: Array, epoch: int, batch_size: int) -> Iterator[Batch]:
     """The batches of one epoch, for a loop of your own: those that `fit` sees, given the member's key.

@@ -14,14 +14,14 @@ from typing import Any, Literal, Protocol
 import jax
 import numpy as np
 
-from jaxtrain.data.arrays import Arrays, Data, compiled_order, put
+from jaxtrain.data.arrays import Arrays, Data, compiled_order, compiled_orders, put
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Array
 
 WINDOW_BYTES = 128 << 20
 """Size of a streamed window. Two are on the device; each is some hundred steps, enough to hide the copying behind."""
 
-MAX_MEMBERS = 64
+MAX_MEMBERS = 256
 """Members whose order (streamed: whose windows) is remembered; beyond it the oldest is computed anew."""
 
 Chunk = tuple[Arrays, Array, int]
@@ -64,17 +64,21 @@ def make_feed(data: Data, mode: Literal["auto", "never", "always"] = "auto", *, 
     Raises:
       RequestError: for another mode.
     """
-    if mode not in ("auto", "never", "always"):
-        raise RequestError(f"stream is {mode!r}; expected 'auto', 'never' or 'always'")
-    if mode == "auto":
-        streamed, why = _too_large(data, jax.local_devices()[0] if device is None else device)
-    else:
-        streamed, why = mode == "always", f"config.stream is {mode!r}"
+    streamed, why = streams(data, mode, device)
     return Streamed(data, device=device, why=why) if streamed else Resident(data, device=device, why=why)
 
 
+def streams(data: Data, mode: Literal["auto", "never", "always"] = "auto", device: Any = None) -> tuple[bool, str]:
+    """Whether `make_feed` would stream, and one clause on why."""
+    if mode not in ("auto", "never", "always"):
+        raise RequestError(f"stream is {mode!r}; expected 'auto', 'never' or 'always'")
+    if mode != "auto":
+        return mode == "always", f"config.stream is {mode!r}"
+    return _too_large(data, jax.local_devices()[0] if device is None else device)
+
+
 def _too_large(data: Data, device: Any) -> tuple[bool, str]:
-    need, left = data.image.nbytes + data.label.nbytes, _memory_left(device)
+    need, left = data.image.nbytes + data.label.nbytes, memory_left(device)
     if left is None:
         return False, f"the memory of {device.platform} is not known"
     streamed = need > left / 2
@@ -82,8 +86,8 @@ def _too_large(data: Data, device: Any) -> tuple[bool, str]:
     return streamed, f"the data's {need / 1e6:.0f} MB are {compared} than half of the {left / 1e6:.0f} MB of memory"
 
 
-def _memory_left(device: Any) -> int | None:
-    """Bytes free on an accelerator; on a CPU all of the machine's, for there the device's memory is the host's."""
+def memory_left(device: Any) -> int | None:
+    """Bytes free on an accelerator, None where it does not say; on a CPU all of the machine's, the host's memory."""
     if stats := device.memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
     if device.platform == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -92,10 +96,15 @@ def _memory_left(device: Any) -> int | None:
 
 
 class Resident:
-    """All examples on the device, from the start. See `Feed`."""
+    """All examples on the device, from the start. See `Feed`.
 
-    def __init__(self, data: Data, *, device: Any = None, why: str = ""):
+    Of a stack of members (keys of shape [M]) the examples are shared, and each member has its own order, i32[M, N].
+    """
+
+    def __init__(self, data: Data, *, device: Any = None, member_device: Any = None, why: str = ""):
+        """`device` may be a sharding that puts the examples on several; `member_device` is then that of the orders."""
         self.why = why
+        self._member_device = member_device
         self.arrays = put(data, device)
         self._data = data
         self._orders: dict[int, tuple[Array, int, Array]] = {}  # by id of the key (held: so no other gets its id)
@@ -117,10 +126,15 @@ class Resident:
     def _order(self, key: Array, epoch: int) -> Array:
         held = self._orders.pop(id(key), None)
         if held is None or held[1] != epoch:
-            held = (key, epoch, compiled_order(key, epoch, self._data.num_train))
+            held = (key, epoch, self._draw(key, epoch))
         self._orders[id(key)] = held  # as the newest
         _forget_oldest(self._orders)
         return held[2]
+
+    def _draw(self, key: Array, epoch: int) -> Array:
+        if key.ndim == 0:
+            return compiled_order(key, epoch, self._data.num_train)
+        return jax.device_put(compiled_orders(key, epoch, self._data.num_train), self._member_device)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Imports `types`, `errors`, `config` and Optax. The fact that surprises: an optim
 inside every step from the numbers in the state, which costs nothing once compiled.
 """
 
-from jaxtrain.optim.averages import ema_update, init_ema, init_swa, swa_update
+from jaxtrain.optim.averages import ema_update, init_ema, init_snapshots, init_swa, keep_snapshot, swa_update
 from jaxtrain.optim.control import should_stop, update_control
 from jaxtrain.optim.optimizer import freeze, max_norm, optimizer
 from jaxtrain.optim.parameters import frozen_mask, kernel_mask, penalty
@@ -15,7 +15,9 @@ __all__ = [
     "freeze",
     "frozen_mask",
     "init_ema",
+    "init_snapshots",
     "init_swa",
+    "keep_snapshot",
     "kernel_mask",
     "make_schedule",
     "max_norm",

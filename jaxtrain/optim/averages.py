@@ -1,4 +1,4 @@
-"""Averages of the weights along a run: exponential (EMA) and plain (SWA).
+"""Weights from along a run: exponential (EMA) and plain (SWA) averages, and snapshots.
 
 Imports `types`. The fact that surprises: the averaged weights need BatchNorm statistics of their own, measured in a
 pass over the data, for the running ones belong to the last weights.
@@ -46,3 +46,17 @@ def swa_update(swa: PyTree, params: PyTree) -> PyTree:
     share = 1 / count.astype(jnp.float32)
     mean = jax.tree.map(lambda old, new: ((1 - share) * old + share * new).astype(old.dtype), swa["params"], params)
     return {"params": mean, "count": count}
+
+
+def init_snapshots(weights: PyTree, count: int) -> PyTree:
+    """Room for `count` snapshots of `weights`: zeros of shape [count, ...]."""
+    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), weights)
+
+
+def keep_snapshot(snapshots: PyTree, weights: PyTree, index: Array) -> PyTree:
+    """`snapshots` with `weights` at `index` (i32[]).
+
+    References:
+      Huang et al., Snapshot Ensembles, 2017, https://arxiv.org/abs/1704.00109
+    """
+    return jax.tree.map(lambda kept, leaf: kept.at[index].set(leaf), snapshots, weights)

@@ -6,24 +6,21 @@ overfitting.
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.config import Schedule, UnitSchedule
-from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.errors import RequestError
 from jaxtrain.optim.schedules import make_schedule
+from jaxtrain.plots import style
+from jaxtrain.plots.style import QUIET, TEST, TRAIN, VAL, Row, column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-TRAIN, VAL, TEST, QUIET = "#1f77b4", "#d95f02", "#2a7f3f", "#777777"
-"""Told apart by the common kinds of colour blindness; the curves also differ in their markers."""
-
-Row = Mapping[str, Any]
 
 
 def curves(
@@ -55,7 +52,7 @@ def curves(
 
     if not history:
         raise RequestError("there is nothing to draw: the history has no rows; evaluate at least once")
-    score = "accuracy" if any("val/accuracy" in row or "train/accuracy" in row for row in history) else "mse"
+    score = style.score_of(history)
     watch = watch or score
     best = _best_row(history, watch)
     figure = Figure(figsize=(7.5, 8.5), layout="constrained")
@@ -64,10 +61,10 @@ def curves(
         _draw_metric(axes, history, name, test or {})
         if best is not None:
             _mark_best(axes, best, name, f"best validation {watch}, epoch {best['epoch']:g}")
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, fontsize="small", frameon=False)
+        style.legend_above(axes)
     _draw_rate(below, history)
     figure.suptitle(title or "Training against validation (both without dropout)")
-    _save(figure, path)
+    style.save(figure, path)
     return figure
 
 
@@ -107,80 +104,43 @@ def plot_schedule(
     to_steps, to_epochs = (lambda x: np.multiply(x, steps_per_epoch)), (lambda x: np.divide(x, steps_per_epoch))
     in_steps = axes.secondary_xaxis("top", (to_steps, to_epochs))
     in_steps.set_xlabel("step")
-    _save(figure, path)
+    style.save(figure, path)
     return figure
 
 
 def _draw_metric(axes: "Axes", history: Sequence[Row], name: str, test: Mapping[str, float]) -> None:
-    epoch = _column(history, "epoch")
-    train, val = (_shown(name) * _column(history, f"{split}/{name}") for split in ("train", "val"))
-    axes.plot(epoch, train, color=TRAIN, marker="o", markersize=3, label=f"training, last {_last(train, name)}")
-    axes.plot(epoch, val, color=VAL, marker="s", markersize=3, label=f"validation, last {_last(val, name)}")
+    epoch = column(history, "epoch")
+    train, val = (style.unit(name) * column(history, f"{split}/{name}") for split in ("train", "val"))
+    axes.plot(epoch, train, color=TRAIN, marker="o", markersize=3, label=f"training, last {style.last(train, name)}")
+    axes.plot(epoch, val, color=VAL, marker="s", markersize=3, label=f"validation, last {style.last(val, name)}")
     axes.fill_between(epoch, train, val, color=QUIET, alpha=0.12, linewidth=0, label="gap (wide: overfitting)")
     if name in test:
-        value = _shown(name) * test[name]
-        label = f"test, final weights {_last(np.array([value]), name)}"
+        value = style.unit(name) * test[name]
+        label = f"test, final weights {style.text(value, name)}"
         axes.axhline(value, color=TEST, linestyle="--", linewidth=1.2, label=label)
     if name != "accuracy":
-        _log_scale(axes, np.concatenate([train, val]))
-    axes.set_ylabel("accuracy (%)" if name == "accuracy" else name)
+        style.log_scale(axes, np.concatenate([train, val]))
+    axes.set_ylabel(style.named(name))
     axes.grid(alpha=0.3, which="both")
 
 
 def _mark_best(axes: "Axes", best: Row, name: str, label: str) -> None:
     axes.axvline(best["epoch"], color=QUIET, linestyle=":", linewidth=1.2)
-    value = _shown(name) * _column([best], f"val/{name}")
+    value = style.unit(name) * column([best], f"val/{name}")
     axes.plot([best["epoch"]], value, color=VAL, marker="*", markersize=13, linestyle="none", label=label)
 
 
 def _draw_rate(axes: "Axes", history: Sequence[Row]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    epoch, rate = _column(history, "epoch"), _column(history, "learning_rate")
+    epoch, rate = column(history, "epoch"), column(history, "learning_rate")
     axes.plot(epoch, rate, color=QUIET, marker=".", markersize=4)
-    axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0, 1.02 * max(np.nanmax(epoch), 1)))
-    if np.isfinite(rate).any():
-        axes.set_ylim(0, None)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(alpha=0.3)
-
-
-def _log_scale(axes: "Axes", values: np.ndarray) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    values = values[np.isfinite(values)]
-    if values.size and values.min() > 0 and values.max() >= 10 * values.min():
-        axes.set_yscale("log")
-        # Plain numbers, also between the decades: 10^-1 says little to a newcomer.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _column(history: Sequence[Row], name: str) -> np.ndarray:
-    """f64[len(history)], NaN where a row has no such value."""
-    values = np.array([float("nan") if row.get(name) is None else row[name] for row in history], dtype=np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
+    style.finish_epochs(axes, epoch, rate)
 
 
 def _best_row(history: Sequence[Row], watch: str) -> Row | None:
-    column = _column(history, f"val/{watch}")
-    if np.isnan(column).all():
+    values = column(history, f"val/{watch}")
+    if np.isnan(values).all():
         return None
-    return history[int(np.nanargmax(column) if watch == "accuracy" else np.nanargmin(column))]
-
-
-def _shown(name: str) -> float:
-    """Accuracy is drawn in percent."""
-    return 100.0 if name == "accuracy" else 1.0
-
-
-def _last(values: np.ndarray, name: str) -> str:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return "(none)"
-    return f"{finite[-1]:.2f} %" if name == "accuracy" else f"{finite[-1]:.3g}"
+    return history[int(np.nanargmax(values) if watch == "accuracy" else np.nanargmin(values))]
 
 
 def _describe(schedule: Schedule | UnitSchedule) -> str:
@@ -188,12 +148,3 @@ def _describe(schedule: Schedule | UnitSchedule) -> str:
         return f"Schedule: {getattr(schedule, '__name__', 'a function of the step')}"
     warmup = f", warm-up of {schedule.warmup:g} {schedule.unit}" if schedule.warmup else ""
     return f"Schedule: {schedule.kind.replace('_', ' ')}{warmup}"
-
-
-def _save(figure: "Figure", path: str | os.PathLike[str] | None) -> None:
-    if path is None:
-        return
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise WorldError(f"the figure cannot be written to {os.fspath(path)}: {error.strerror or error}") from error

@@ -1,0 +1,253 @@
+"""The training of what `fit` was asked for, group by group: checkpoints, logs and results around the loop.
+
+Imports the loop and what lies below. The fact that surprises: each group has checkpoints of its own, and what is
+finished is read back and not trained again; so a run of many members may be killed anywhere.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxtrain.checkpoint import Store
+from jaxtrain.data import Data, Streamed
+from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.files import write_json
+from jaxtrain.finetune import graft, matches
+from jaxtrain.finish import finish, write_result
+from jaxtrain.folder import changes_of_machine, member_folder, read_history, reopen, write_start
+from jaxtrain.gather import gather, mean_rows, show_gathered, write_gathered
+from jaxtrain.layout import Layout
+from jaxtrain.log import Log, Logs
+from jaxtrain.members import Group, make_group
+from jaxtrain.optim import init_swa
+from jaxtrain.result import Run, load_one
+from jaxtrain.runs import Ensemble
+from jaxtrain.step import Setting, init_state
+from jaxtrain.terminal import Terminal
+from jaxtrain.train import Timing, checkpoint_tree, take_up, train
+from jaxtrain.types import Hyper
+
+CLOCK = ("seconds", "seconds_to_first_step", "compile_seconds", "images_per_second")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `fit` was asked for, checked."""
+
+    setting: Setting
+    data: Data
+    hyper: Hyper
+    described: Mapping[str, Any]
+    layout: Layout
+    seeds: tuple[int, ...]
+    alone: bool  # a single run, whose folder is that of its one member
+    folder: Path | None
+    terminal: Terminal
+    facts: Mapping[str, Any]  # of the machine, the data and the command
+    longer: bool  # a resumed run that is to go on for another number of epochs than before
+    own: Mapping[str, Any]  # what of the run is the user's own, for reading a finished member back
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that are trained one after another."""
+        return -(-len(self.seeds) // self.layout.width)
+
+    def member(self, index: int) -> Path | None:
+        """The folder of a member's events, numbers and weights."""
+        return self.folder if self.folder is None or self.alone else member_folder(self.folder, index)
+
+
+def train_all(
+    job: Job, given: Any, resume: bool, stop: Callable[[], bool], started: float
+) -> tuple[Job, list[Run], list[dict[str, float]]]:
+    """Train group by group: the job (its layout narrowed where the first group was too wide for the device's memory),
+    the members, and the clock of each group."""
+    trained: list[Run] = []
+    clocks: list[dict[str, float]] = []
+    while len(trained) < len(job.seeds):
+        try:
+            runs, clock = _train_group(job, len(trained), given, resume, stop, started)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if trained or resume or job.layout.width == 1:
+                raise WorldError(_out_of_memory(job)) from error
+            narrower = -(-job.layout.width // 2)
+            job.terminal.warn(f"{job.layout.width} members do not fit into the memory; trying {narrower} at a time")
+            job = dataclasses.replace(job, layout=dataclasses.replace(job.layout, width=narrower, why="out of memory"))
+            continue
+        trained += runs
+        clocks.append(clock)
+        if any(run.summary["status"] == "stopped" for run in runs):
+            break
+    return job, trained, clocks
+
+
+def _out_of_memory(job: Job) -> str:
+    size = job.setting.config.batch_size
+    width = f" or members at a time (--width, {job.layout.width} now)" if job.layout.width > 1 else ""
+    return (
+        f"the device's memory is exhausted at batch size {size}; give a smaller --batch_size{width}, or"
+        f" --num_micro_batches 2, which trains on batches of {size} in parts"
+    )
+
+
+def _train_group(
+    job: Job, first: int, given: Any, resume: bool, stop: Callable[[], bool], started: float
+) -> tuple[list[Run], dict[str, float]]:
+    """Train the members from `first` on that fit into a group, and write their results."""
+    seeds, terminal, setting = job.seeds[first : first + job.layout.width], job.terminal, job.setting
+    folders = [job.member(first + index) for index in range(len(seeds))]
+    if resume and not job.longer and all(_is_done(place) for place in folders):
+        if not first:
+            _write_start(job, resume)
+        runs = [load_one(place, **job.own) for place in folders if place is not None]
+        return runs, {name: float(runs[0].summary[name]) for name in CLOCK}
+    if job.num_groups > 1:
+        terminal.say(f"members {first} to {first + len(seeds) - 1} of {len(job.seeds)}")
+    with contextlib.ExitStack() as stack:
+        group = make_group(setting, job.data, seeds, job.hyper, job.layout)
+        stack.callback(group.close)
+        store = None
+        if job.folder is not None:
+            place = job.folder / "checkpoints" / (f"group-{first:03d}" if job.num_groups > 1 else "")
+            store = stack.enter_context(Store(place, keep=setting.config.keep_checkpoints))
+        restored = resume and store is not None and _restore(store, group, folders, terminal, first)
+        if given is not None and not restored:
+            _graft(group, given, terminal)
+        if job.folder is not None and not first:
+            _write_start(job, resume)
+        log = _logs(stack, job, folders, group.step if resume else None)
+        if any(isinstance(lane.feed, Streamed) for lane in group.lanes):
+            terminal.say(f"the data streams from the host: {group.lanes[0].feed.why}")
+        terminal.start(group.step, setting.num_steps, setting.steps_per_epoch)
+        meta = {"data": job.data.info.sha256, "seeds": list(seeds), "epochs": setting.config.epochs}
+        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=started, mark=not job.alone)
+        terminal.close()
+        runs = finish(group, timing, log, folders)
+        step, clock = group.step, _clock(group, timing)
+    for error in dict.fromkeys(error for each in (log.run, *log.members.values()) for error in each.errors):
+        terminal.warn(error)
+    stopped = any(run.summary["status"] == "stopped" for run in runs)
+    for run, place in zip(runs, folders, strict=True):
+        if place is not None and not stopped:
+            _write_member(job, run, place)
+    if store is not None and step not in store.steps():
+        why = store.errors[-1] if store.errors else "it is no longer there"
+        raise WorldError(f"the last checkpoint could not be written: {why}")
+    return runs, clock
+
+
+def _logs(stack: contextlib.ExitStack, job: Job, folders: Sequence[Path | None], step: int | None) -> Logs:
+    if job.alone:
+        return Logs(_run_log(stack, job, job.folder, step))
+    silent = Terminal(quiet=True)
+    members = {index: stack.enter_context(Log(place, silent, step=step)) for index, place in enumerate(folders)}
+    # Of several groups the mean over all members is known at the end only; see `gathered`.
+    shared = job.folder if job.num_groups == 1 else None
+    return Logs(_run_log(stack, job, shared, step), members)
+
+
+def _run_log(stack: contextlib.ExitStack, job: Job, folder: Path | None, step: int | None) -> Log:
+    log = stack.enter_context(Log(folder, job.terminal, step=step))
+    log.text("config", f"```json\n{json.dumps(job.described, indent=2)}\n```")
+    return log
+
+
+def _write_member(job: Job, run: Run, place: Path) -> None:
+    """A member's folder is a run's: `load_run`, `evaluate.py` and `predict.py` take it, `--config` repeats it."""
+    if not job.alone:
+        write_json(place / "config.json", {**job.described, "seed": run.seed, "seeds": None})
+    write_result(run, place, draw=job.alone)
+
+
+def gathered(job: Job, runs: list[Run], clock: dict[str, float]) -> Ensemble:
+    ensemble = gather(runs, job.data, job.layout, clock, job.folder)
+    if job.folder is not None and ensemble.summary["status"] != "stopped":
+        if job.num_groups > 1:
+            _write_means(job, runs)
+        write_gathered(ensemble, job.folder)
+    show_gathered(job.terminal, ensemble)
+    return ensemble
+
+
+def _write_means(job: Job, runs: list[Run]) -> None:
+    """The curves of the mean, where members were trained in several groups."""
+    silent = dataclasses.replace(job, terminal=Terminal(quiet=True))
+    with contextlib.ExitStack() as stack:
+        log = Logs(_run_log(stack, silent, job.folder, -1), dict.fromkeys(range(len(runs)), Log(None, silent.terminal)))
+        for rows in mean_rows([run.history for run in runs]):
+            log.evaluation(rows)
+
+
+def _write_start(job: Job, resume: bool) -> None:
+    assert job.folder is not None
+    facts = {**job.facts, "members": None if job.alone else dataclasses.asdict(job.layout)}
+    if resume:
+        for change in changes_of_machine(job.folder, facts):
+            job.terminal.warn(f"{change}: the run goes on, but no longer bit for bit as it would have")
+        reopen(job.folder)
+    for index in range(len(job.seeds)) if resume and job.longer else ():
+        if not job.alone:
+            reopen(member_folder(job.folder, index))
+    write_start(job.folder, job.described, facts)
+
+
+def _restore(store: Store, group: Group, folders: Sequence[Path | None], terminal: Terminal, first: int) -> bool:
+    """Bring `group` to the newest good checkpoint; False where none was written yet."""
+    setting = group.setting
+    epochs = setting.config.epochs
+    restored = store.restore(checkpoint_tree(group))
+    if restored is None:
+        if not first:  # a later group may not have begun
+            terminal.warn(f"{store.folder} holds no checkpoint yet; training starts from its beginning")
+        return False
+    for note in restored.notes:
+        terminal.warn(note)
+    take_up(group, restored.tree)
+    if group.step > setting.num_steps:
+        raise RequestError(
+            f"{store.folder} has done {group.step} steps; {epochs} epochs are {setting.num_steps}, give more"
+        )
+    before = restored.meta["epochs"]
+    if before != epochs:
+        terminal.say(
+            f"{before} epochs were planned, now {epochs}: the schedule is a function of the new total, so this is not"
+            " the shorter run continued bit for bit"
+        )
+        for lane in group.lanes:
+            if lane.state.swa is not None:  # the average of the shorter run began too early for this one
+                begin = jax.vmap(init_swa) if lane.stacked else init_swa
+                lane.state = dataclasses.replace(lane.state, swa=lane.put(begin(lane.state.params)))
+    group.seconds = restored.meta["seconds"]
+    for member, folder in zip(group.members, folders, strict=True):
+        member.history = read_history(folder, group.step) if folder is not None else []
+    terminal.say(f"resumed from step {group.step} (epoch {restored.meta['epoch']})")
+    return True
+
+
+def _is_done(place: Path | None) -> bool:
+    return place is not None and (place / "summary.json").is_file()
+
+
+def _clock(group: Group, timing: Timing) -> dict[str, float]:
+    seconds = (group.seconds, timing.to_first_step, timing.compile, timing.images_per_second)
+    return dict(zip(CLOCK, seconds, strict=True))
+
+
+def _graft(group: Group, given: Any, terminal: Terminal) -> None:
+    one = jax.eval_shape(functools.partial(init_state, group.setting), jax.random.key(0), group.members[0].hyper)
+    taken, left = matches(one, given)
+    for lane in group.lanes:
+        take = functools.partial(graft, given=given)
+        lane.state = lane.put((jax.vmap(take) if lane.stacked else take)(lane.state))
+        lane.reset()
+    afresh = f"; afresh: {', '.join(path.removeprefix('params/') for path in left)}" if left else ""
+    terminal.say(f"started from {len(taken)} arrays of the given run{afresh}")

@@ -1,0 +1,391 @@
+"""Laws of the member axis: a looped member is the single run, a stacked one does not know its neighbours."""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtrain as jt
+from jaxtrain import layout as layout_module
+from jaxtrain import train as loop
+from jaxtrain.data import Resident, take
+from jaxtrain.errors import NonFiniteError, RequestError
+from jaxtrain.events import read_scalars
+from jaxtrain.finish import finish
+from jaxtrain.layout import Layout, plan
+from jaxtrain.leaves import digest
+from jaxtrain.log import Log, Logs
+from jaxtrain.members import make_group
+from jaxtrain.step import make_setting
+from jaxtrain.terminal import Terminal
+from jaxtrain.train import train
+from jaxtrain.types import Hyper
+
+HYPER = Hyper(learning_rate=3e-3, weight_decay=1e-2, dropout_rate=0.3)
+
+
+class UsersNet(nn.Module):
+    """A network with Flax's own convolution, which is stepped on a CPU."""
+
+    @nn.compact
+    def __call__(self, image, *, train, hyper):
+        x = nn.relu(jt.BatchNorm()(nn.Conv(4, (3, 3), use_bias=False)(image), train=train))
+        return nn.Dense(10)(jt.Dropout()(x.reshape(x.shape[0], -1), hyper.dropout_rate, train=train))
+
+
+NETS = {
+    "mlp": jt.MLP(hidden=(32,)),
+    "cnn": jt.CNN(features=(4, 8), hidden=16),
+    "resnet": jt.ResNet(widths=(4, 8)),
+    "nn.Conv": UsersNet(),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    whole = jt.load_data(jt.DataConfig(name="digits"))
+    return jt.from_arrays(whole.image[:640], whole.label[:640], test=(whole.image[640:700], whole.label[640:700]))
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """640 images of ten prototypes under noise: no pixel is constant."""
+    random, label = np.random.default_rng(0), np.arange(640) % 10
+    prototypes = random.integers(0, 120, (10, 8, 8, 1))
+    image = (prototypes[label] + random.integers(0, 130, (640, 8, 8, 1))).astype(np.uint8)
+    return jt.from_arrays(image, label)
+
+
+def make_config(**changes):
+    return dataclasses.replace(jt.Config(epochs=2, batch_size=64, log_every_steps=5, eval_batch_size=100), **changes)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def silent():
+    return Logs(Log(None, Terminal(quiet=True)))
+
+
+def trained(net, data, seeds, parallel, *, config=None, hypers=HYPER, devices=1, until=None, mark=True):
+    """A group at its end (or after `until` steps), and its timing."""
+    setting = make_setting(net, data, config or make_config())
+    group = make_group(setting, data, seeds, hypers, parallel, devices=jax.devices()[:devices])
+    timing = train(group, log=silent(), until=until, mark=mark)
+    return group, timing
+
+
+def state_of(group, index):
+    lane, place = group.where(index)
+    return lane.state if place is None else jax.tree.map(lambda x: x[place], lane.state)
+
+
+def bits(group, index):
+    """Everything of a member: parameters, statistics, optimizer, hyper-parameters, key, control, best weights."""
+    best = group.pick([lane.best for lane in group.lanes], index)
+    return digest({"state": state_of(group, index), "best": best})
+
+
+# ---- loop
+
+
+@pytest.mark.parametrize(
+    ("net", "devices"),
+    [("mlp", 2), slow("mlp", 1), slow("cnn", 1), slow("cnn", 2), slow("nn.Conv", 1), slow("nn.Conv", 2)],
+)
+def test_every_looped_member_is_its_single_run_bit_for_bit(digits, net, devices):
+    seeds = range(8)
+    group, timing = trained(NETS[net], digits, seeds, "loop", devices=devices)
+    runs = finish(group, timing, silent(), [None] * 8)
+    for index, seed in enumerate(seeds):
+        alone = jt.fit(NETS[net], digits, make_config(), HYPER, seed=seed, quiet=True)
+        assert digest({"state": alone.state}) == digest({"state": state_of(group, index)})
+        assert alone.history == group.members[index].history
+        for split in ("train", "val", "test", "digest"):
+            assert alone.summary[split] == runs[index].summary[split]
+
+
+def test_groups_of_any_width_are_the_same_looped_members(digits):
+    config = make_config()
+    digests = [
+        [run.summary["digest"] for run in jt.fit(NETS["mlp"], digits, config, HYPER, seeds=range(5), **how).members]
+        for how in ({"parallel": "loop", "quiet": True}, {"parallel": "loop", "quiet": True, "width": 2})
+    ]
+    assert digests[0] == digests[1]
+
+
+# ---- vmap
+
+
+@pytest.mark.parametrize("net", ["mlp", slow("cnn")])
+def test_a_stacked_member_does_not_know_its_place_or_its_neighbours(digits, net):
+    width = [trained(NETS[net], digits, seeds, "vmap")[0] for seeds in ([0, 1, 2, 3], [3, 0, 2, 1], [9, 8, 2, 7])]
+    first, permuted, others = width
+    assert [bits(first, i) for i in (0, 1, 2, 3)] == [bits(permuted, i) for i in (1, 3, 2, 0)]
+    assert bits(first, 2) == bits(others, 2)
+
+
+@pytest.mark.slow
+def test_members_on_several_devices_do_not_know_their_place_either(digits):
+    first, permuted = (trained(NETS["mlp"], digits, seeds, "vmap", devices=2)[0] for seeds in ([0, 1, 2], [2, 0, 1]))
+    assert first.layout.slots == 4  # two on each device; the place over is filled and not looked at
+    assert [bits(first, i) for i in (0, 1, 2)] == [bits(permuted, i) for i in (1, 2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("net", "devices"), [("mlp", 1), slow("mlp", 2), slow("cnn", 1), slow("cnn", 2), slow("resnet", 1)]
+)
+def test_stacked_members_are_the_single_runs_up_to_rounding(noisy, net, devices):
+    # A pixel that is the same in every image is a bias before BatchNorm: its gradient is rounding noise, which Adam
+    # divides by itself. With such pixels the logits differ by up to 1e-2 after 50 steps (MNIST); here there is none.
+    config = make_config(epochs=6)
+    stacked, _ = trained(NETS[net], noisy, range(4), "vmap", config=config, devices=devices, until=50)
+    looped, _ = trained(NETS[net], noisy, range(4), "loop", config=config, until=50)
+    assert stacked.step == looped.step == 50
+    image = take(Resident(noisy).arrays, jnp.arange(256)).image
+    for index in range(4):
+        states = state_of(stacked, index), state_of(looped, index)
+        model = stacked.setting.model
+        logits = [model.apply(s.params, s.batch_stats, image, train=False, hyper=s.hyper).outputs for s in states]
+        np.testing.assert_allclose(*logits, rtol=0, atol=1e-5)
+
+
+def test_nothing_is_communicated_between_devices(digits):
+    group, _ = trained(NETS["mlp"], digits, range(4), "vmap", devices=2, until=1)
+    (lane,) = group.lanes
+    assert len(lane.state.step.sharding.device_set) == 2
+    arrays, order, _ = lane.feed.chunk(lane.key, 0, 0, 1, 64)
+    looped = jax.jit(lambda *args: lane.program.run_steps(*args, 0, 3))
+    text = looped.lower(lane.state, lane.sums, arrays, order).compile().as_text()
+    assert not re.search("all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter", text)
+
+
+# ---- members end apart
+
+
+@pytest.mark.parametrize("parallel", [slow("vmap"), "loop"])
+def test_early_stopping_is_each_members_own(digits, parallel):
+    config = make_config(epochs=12, early_stopping=jt.EarlyStopping(patience=1), watch="loss")
+    hypers = [dataclasses.replace(HYPER, learning_rate=rate) for rate in (0.3, 1e-3, 0.1)]
+    group, timing = trained(NETS["mlp"], digits, [0, 1, 2], parallel, config=config, hypers=hypers)
+    runs = finish(group, timing, silent(), [None] * 3)
+    steps = [run.summary["steps"] for run in runs]
+    assert len(set(steps)) > 1 and runs[0].summary["status"] == "early stopping"
+    for index, run in enumerate(runs):
+        losses = [row["val/loss"] for row in run.history]
+        assert run.val.loss == pytest.approx(min(losses), rel=1e-5)
+        assert run.history[-1]["step"] == steps[index]
+        # What came after its end has not touched it: it is what it was when the others were not yet further.
+        until, _ = trained(NETS["mlp"], digits, [0, 1, 2], parallel, config=config, hypers=hypers, until=steps[index])
+        assert digest({"x": state_of(until, index)}) == digest({"x": state_of(group, index)})
+
+
+@pytest.mark.parametrize("parallel", ["vmap", "loop"])
+def test_a_diverged_member_is_marked_and_disturbs_no_other(digits, parallel):
+    net, config = jt.MLP(hidden=(32,), batch_norm=False), make_config(optimizer=jt.Sgd())
+    calm = [Hyper(learning_rate=1e-2)] * 3
+    wild = [calm[0], Hyper(learning_rate=1e30), calm[2]]
+    group, timing = trained(net, digits, [0, 1, 2], parallel, config=config, hypers=wild)
+    undisturbed, _ = trained(net, digits, [0, 1, 2], parallel, config=config, hypers=calm)
+    assert [member.reason for member in group.members] == ["done", "diverged", "done"]
+    assert "seed 1: the loss or a weight became NaN" in group.members[1].note
+    assert [bits(group, i) for i in (0, 2)] == [bits(undisturbed, i) for i in (0, 2)]
+    left = state_of(group, 1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((left.params, left.batch_stats, left.opt_state)))
+    assert not state_of(group, 1).control.alive
+    runs = finish(group, timing, silent(), [None] * 3)
+    ensemble = jt.Ensemble(runs)
+    assert len(ensemble.living) == 2 and ensemble.outputs(digits.image[:5]).shape == (2, 5, 10)
+    assert ensemble.val.accuracy == pytest.approx((runs[0].val.accuracy + runs[2].val.accuracy) / 2)
+
+
+def test_a_run_whose_members_all_diverge_says_so(digits):
+    net, config = jt.MLP(hidden=(32,), batch_norm=False), make_config(optimizer=jt.Sgd())
+    with pytest.raises(NonFiniteError, match="all 2 members diverged; the first: member with seed 0"):
+        jt.fit(net, digits, config, Hyper(learning_rate=1e30), seeds=range(2), quiet=True)
+
+
+@pytest.mark.parametrize("parallel", [slow("vmap"), "loop"])
+def test_survivors_go_on_in_a_narrower_group(digits, parallel):
+    config = make_config(epochs=3)
+    group, _ = trained(NETS["mlp"], digits, range(4), parallel, config=config, until=9)
+    before = [bits(group, i) for i in range(4)]
+    survivors = group.select([3, 1])
+    assert [bits(survivors, i) for i in range(2)] == [before[3], before[1]]
+    train(survivors, log=silent(), mark=True)
+    assert survivors.step == survivors.setting.num_steps and [m.seed for m in survivors.members] == [3, 1]
+    whole, _ = trained(NETS["mlp"], digits, range(4), parallel, config=config)
+    for mine, theirs in ((0, 3), (1, 1)):
+        if parallel == "loop":
+            assert bits(survivors, mine) == bits(whole, theirs)
+        assert survivors.members[mine].history[-1]["val/loss"] == pytest.approx(
+            whole.members[theirs].history[-1]["val/loss"], rel=1e-3
+        )
+
+
+# ---- runs of members
+
+
+def stop_after(chunks):
+    asked = iter(range(1, 10**9))
+    return lambda: next(asked) >= chunks
+
+
+@pytest.mark.parametrize(
+    "how", [{"parallel": "vmap"}, slow({"parallel": "loop"}), slow({"parallel": "loop", "width": 2})]
+)
+def test_members_stopped_and_resumed_are_the_uninterrupted_ones(digits, tmp_path, monkeypatch, how):
+    config = make_config(epochs=3, early_stopping=jt.EarlyStopping(patience=1), ema_decay=0.9, final="ema")
+    how = {"seeds": range(3), "quiet": True, **how}
+    whole = jt.fit(NETS["mlp"], digits, config, HYPER, workdir=tmp_path / "whole", **how)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 3)
+    monkeypatch.setattr(loop, "_next_limit", lambda limit, *_: limit)
+    for chunks in (2, 4, 5):
+        resume = (tmp_path / "parts").exists()
+        part = jt.fit(
+            NETS["mlp"],
+            digits,
+            config,
+            HYPER,
+            workdir=tmp_path / "parts",
+            resume=resume,
+            stop=stop_after(chunks),
+            **how,
+        )
+        assert part.summary["status"] == "stopped" and "test" not in part.summary
+    ended = jt.fit(NETS["mlp"], digits, config, HYPER, workdir=tmp_path / "parts", resume=True, **how)
+    assert ended.summary["digest"] == whole.summary["digest"]
+    assert [run.history for run in ended.members] == [run.history for run in whole.members]
+    for place in ("", "members/001"):
+        for split in ("train", "val", "test"):
+            sides = (read_scalars(tmp_path / name / place / split) for name in ("parts", "whole"))
+            assert next(sides) == next(sides)
+
+
+def test_a_run_of_members_is_read_back_as_it_was_returned(digits, tmp_path):
+    run = jt.fit(NETS["mlp"], digits, make_config(), HYPER, seeds=(5, 2), workdir=tmp_path / "run", quiet=True)
+    again = jt.load_run(tmp_path / "run")
+    assert isinstance(again, jt.Ensemble) and again.summary["members"][0]["seed"] == 5
+    image = digits.image[:40]
+    for name, value in run.predict(image)._asdict().items():
+        np.testing.assert_array_equal(value, getattr(again.predict(image), name))
+    member = jt.load_run(tmp_path / "run" / "members" / "001")
+    assert member.seed == 2 and member.summary["digest"] == run.members[1].summary["digest"]
+    np.testing.assert_array_equal(member.predict(image).probability, run.members[1].predict(image).probability)
+    mean = np.mean([each.predict(image).probability for each in run.members], axis=0)
+    np.testing.assert_allclose(run.predict(image).probability, mean, atol=1e-6)
+
+
+def test_the_folder_shows_mean_band_and_every_member(digits, tmp_path):
+    run = jt.fit(NETS["mlp"], digits, make_config(), HYPER, seeds=range(3), workdir=tmp_path, quiet=True)
+    means = read_scalars(tmp_path / "val")
+    members = [read_scalars(tmp_path / "members" / f"{i:03d}" / "val") for i in range(3)]
+    assert {"accuracy", "accuracy/mean", "accuracy/low", "accuracy/high"} <= means.keys()
+    for at, (step, value) in enumerate(means["loss"]):
+        each = [member["loss"][at] for member in members]
+        assert {point[0] for point in each} == {step} and value == pytest.approx(np.mean([p[1] for p in each]))
+        deviation = np.std([p[1] for p in each], ddof=1)
+        assert means["loss/high"][at][1] - means["loss/low"][at][1] == pytest.approx(2 * deviation, rel=1e-3)
+    found = run.summary["interval"]["test"]["accuracy"]
+    values = [member["test"]["accuracy"] for member in run.summary["members"]]
+    assert found["mean"] == pytest.approx(np.mean(values)) and found["low"] <= found["mean"] <= found["high"]
+    lines = (tmp_path / "members.csv").read_text().splitlines()
+    assert len(lines) == 4 and lines[0].startswith("seed,status,train/")
+    assert {"curves.png", "ensemble.png", "summary.json", "config.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_snapshots_of_a_cyclic_schedule_are_an_ensemble(digits, tmp_path):
+    config = make_config(epochs=4, snapshot_every_epochs=2, schedule=jt.Schedule("cosine_restarts", period=2.0))
+    run = jt.fit(NETS["mlp"], digits, config, HYPER, workdir=tmp_path / "run", quiet=True)
+    assert len(run.snapshots) == 2
+    assert digest(run.snapshots[-1].params) == digest(run.params)
+    half = jt.fit(NETS["mlp"], digits, dataclasses.replace(config, epochs=2), HYPER, quiet=True)
+    image = digits.image[:30]
+    np.testing.assert_allclose(run.snapshots[0].outputs(image), half.outputs(image), atol=1e-4)  # the first cycle's end
+    again = jt.load_run(tmp_path / "run").snapshots
+    assert jt.Ensemble(again).evaluate(image, digits.label[:30])["num_members"] == 2
+    stacked = jt.fit(NETS["mlp"], digits, config, HYPER, seeds=range(2), parallel="vmap", quiet=True)
+    assert len(jt.Ensemble([s for member in stacked.members for s in member.snapshots]).living) == 4
+
+
+@pytest.mark.parametrize("parallel", [slow("vmap"), "loop"])
+def test_members_start_from_a_finished_run(digits, parallel):
+    old = jt.fit(NETS["mlp"], digits, make_config(), HYPER, quiet=True)
+    still = dataclasses.replace(HYPER, learning_rate=0.0)
+    tuned = jt.fit(
+        NETS["mlp"], digits, make_config(epochs=1), still, seeds=(7, 8), parallel=parallel, init_from=old, quiet=True
+    )
+    for member in tuned.members:
+        np.testing.assert_array_equal(member.params["Dense_0"]["kernel"], old.params["Dense_0"]["kernel"])
+
+
+# ---- requests
+
+
+def test_data_that_streams_is_looped_or_refused(digits):
+    config = make_config(stream="always", epochs=1)
+    with pytest.raises(RequestError, match="each has its own order; use --parallel loop"):
+        jt.fit(NETS["mlp"], digits, config, HYPER, seeds=range(2), parallel="vmap", quiet=True)
+    streamed = jt.fit(NETS["mlp"], digits, config, HYPER, seeds=range(3), quiet=True)
+    resident = jt.fit(NETS["mlp"], digits, make_config(epochs=1), HYPER, seeds=range(3), parallel="loop", quiet=True)
+    assert streamed.summary["digest"] == resident.summary["digest"] and streamed.summary["width"] <= 2
+
+
+def test_more_members_than_memory_holds_go_through_in_groups_and_it_is_said(digits, monkeypatch, tmp_path, capsys):
+    setting = make_setting(NETS["mlp"], digits, make_config(epochs=1))
+    one = sum(layout_module._bytes_of_member(setting, HYPER))
+    monkeypatch.setattr(layout_module, "memory_left", lambda device: 2 * 3.5 * one)
+    layout = plan(setting, digits, HYPER, 7, "vmap", devices=jax.devices()[:1])
+    assert layout == Layout("vmap", 3, 1, layout.why) and "MB of memory" in layout.why
+    run = jt.fit(
+        NETS["mlp"], digits, make_config(epochs=1), HYPER, seeds=range(5), parallel="vmap", workdir=tmp_path, width=99
+    )
+    out = capsys.readouterr().out
+    assert "3 at a time (about" in out and "members 3 to 4 of 5" in out and len(run.members) == 5
+    # The mean over all members, whatever group they were in, is written at the end.
+    means = [value for _, value in read_scalars(tmp_path / "val")["accuracy"]]
+    assert means == pytest.approx([np.mean([m.history[0]["val/accuracy"] for m in run.members])])
+
+
+def test_a_group_that_the_device_cannot_hold_is_narrowed(digits, monkeypatch, capsys):
+    import jaxtrain.job as job_module
+
+    widths = []
+
+    def full(group, **options):
+        widths.append(group.layout.width)
+        if group.layout.width > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return train(group, **options)
+
+    monkeypatch.setattr(job_module, "train", full)
+    run = jt.fit(NETS["mlp"], digits, make_config(epochs=1), HYPER, seeds=range(4), parallel="vmap")
+    assert widths == [4, 2, 2] and len(run.members) == 4
+    assert "4 members do not fit into the memory; trying 2 at a time" in capsys.readouterr().out
+
+
+REFUSED = {
+    "no member": (dict(seeds=()), "0 members"),
+    "a seed twice": (dict(seeds=(1, 1)), "seed 1 was given twice"),
+    "no width": (dict(seeds=(1, 2), width=0), "a group of 0 members"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_request_leaves_no_folder(digits, tmp_path, name):
+    changes, message = REFUSED[name]
+    with pytest.raises(RequestError, match=message):
+        jt.fit(NETS["mlp"], digits, make_config(), HYPER, workdir=tmp_path / "run", quiet=True, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_members_of_different_structure_are_refused(digits):
+    setting = make_setting(NETS["mlp"], digits, make_config())
+    with pytest.raises(RequestError, match="members 0 and 1 differ in which hyper-parameters are None"):
+        make_group(setting, digits, [0, 1], [HYPER, dataclasses.replace(HYPER, dropout_rate=None)])
