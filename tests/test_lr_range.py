@@ -50,7 +50,7 @@ def test_the_suggestion_follows_from_the_losses(shape, index, words):
 def test_a_suggestion_keeps_away_from_the_cliff():
     rates = np.geomspace(0.1, 1, 9)
     suggested, reason = suggest(rates, losses_of("valley"), start_loss=2.3)
-    assert suggested == pytest.approx(rates[3]) and suggested * 3 <= rates[7]
+    assert suggested == pytest.approx(rates[3]) and rates[3] * 3 <= rates[7]
     assert "0.24 keeps a factor of 3 from 0.75, which fails" in reason
 
 
