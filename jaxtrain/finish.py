@@ -192,7 +192,7 @@ def show(terminal: Terminal, run: Run) -> None:
     rows = [(split, *(f"{summary[split][name]:.4f}" for name in names)) for split in splits]
     terminal.table(f"{summary['status']}: {summary['final']} weights, step {summary['steps']}", ("split", *names), rows)
     show_speed(terminal, summary)
-    terminal.say(f"digest {summary['digest'][:16]}" + (f"; {run.folder}/summary.json" if run.folder else ""))
+    show_digest(terminal, summary, run.folder)
 
 
 def show_speed(terminal: Terminal, summary: dict[str, Any]) -> None:
@@ -201,3 +201,11 @@ def show_speed(terminal: Terminal, summary: dict[str, Any]) -> None:
         f"{summary['seconds']:.1f} s in all, {summary['seconds_to_first_step']:.1f} s to the first step,"
         f" {summary['images_per_second']:,.0f} img/s, {summary['num_parameters']:,} parameters"
     )
+
+
+def show_digest(terminal: Terminal, summary: dict[str, Any], folder: Path | None) -> None:
+    """One line: the digest, and where the rest is; a stopped run has no result yet, but can go on."""
+    where = "" if folder is None else f"; {folder}/summary.json"
+    if folder is not None and summary["status"] == "stopped":
+        where = f"; go on with --resume --workdir {folder}"
+    terminal.say(f"digest {summary['digest'][:16]}{where}")

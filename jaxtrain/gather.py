@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxtrain.data import Data
 from jaxtrain.files import write_json, write_text
-from jaxtrain.finish import show_speed
+from jaxtrain.finish import show_digest, show_speed
 from jaxtrain.layout import Layout
 from jaxtrain.result import Run
 from jaxtrain.runs import SPLITS, Ensemble
@@ -88,7 +88,7 @@ def show_gathered(terminal: Terminal, ensemble: Ensemble) -> None:
     for split, report in summary["ensemble"].items():
         terminal.say(_in_words(split, report))
     show_speed(terminal, summary)
-    terminal.say(f"digest {summary['digest'][:16]}" + (f"; {ensemble.folder}/summary.json" if ensemble.folder else ""))
+    show_digest(terminal, summary, ensemble.folder)
 
 
 def _intervals(ensemble: Ensemble) -> dict[str, dict[str, dict[str, Any]]]:
