@@ -124,7 +124,7 @@ def _train_group(
             _graft(group, given, terminal)
         if job.folder is not None and not first:
             _write_start(job, resume)
-        log = _logs(stack, job, folders, group.step if resume else None)
+        log = _logs(stack, job, folders, group, resume)
         if any(isinstance(lane.feed, Streamed) for lane in group.lanes):
             terminal.say(f"the data streams from the host: {group.lanes[0].feed.why}")
         terminal.start(group.step, setting.num_steps, setting.steps_per_epoch)
@@ -145,11 +145,17 @@ def _train_group(
     return runs, clock
 
 
-def _logs(stack: contextlib.ExitStack, job: Job, folders: Sequence[Path | None], step: int | None) -> Logs:
+def _logs(stack: contextlib.ExitStack, job: Job, folders: Sequence[Path | None], group: Group, resume: bool) -> Logs:
+    """The run's log and its members'; what a killed process wrote beyond the checkpoint, or of a result, is dropped."""
+    step = group.step if resume else None
     if job.alone:
         return Logs(_run_log(stack, job, job.folder, step))
     silent = Terminal(quiet=True)
-    members = {index: stack.enter_context(Log(place, silent, step=step)) for index, place in enumerate(folders)}
+    members = {}
+    for index, (place, done) in enumerate(zip(folders, group.steps_done(), strict=True)):
+        if resume and place is not None and place.is_dir():
+            reopen(place)
+        members[index] = stack.enter_context(Log(place, silent, step=done if resume else None))
     # Of several groups the mean over all members is known at the end only; see `gathered`.
     shared = job.folder if job.num_groups == 1 else None
     return Logs(_run_log(stack, job, shared, step), members)
@@ -194,9 +200,6 @@ def _write_start(job: Job, resume: bool) -> None:
         for change in changes_of_machine(job.folder, facts):
             job.terminal.warn(f"{change}: the run goes on, but no longer bit for bit as it would have")
         reopen(job.folder)
-    for index in range(len(job.seeds)) if resume and job.longer else ():
-        if not job.alone:
-            reopen(member_folder(job.folder, index))
     write_start(job.folder, job.described, facts)
 
 

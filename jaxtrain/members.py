@@ -117,6 +117,11 @@ class Group:
         weights = {"params": lane.state.params, "batch_stats": lane.state.batch_stats}
         return weights if place is None else jax.tree.map(lambda x: x[place], weights)
 
+    def steps_done(self) -> list[int]:
+        """Updates of each member: those that stopped early have done fewer than the group."""
+        steps = jax.device_get([lane.state.step for lane in self.lanes])
+        return [int(self.pick(steps, index)) for index in range(len(self.members))]
+
     @property
     def running(self) -> list[int]:
         """The members that are still trained."""

@@ -58,13 +58,14 @@ def take_up(group: Group, tree: PyTree) -> None:
     """Bring `group` to what a `checkpoint_tree` holds: its arrays, its step, and who has stopped."""
     for number, lane in enumerate(group.lanes):
         lane.state, lane.sums, lane.best = (lane.put(tree[name][number]) for name in ("state", "sums", "best"))
-    seen = fetch([{"step": lane.state.step, "control": lane.state.control} for lane in group.lanes])
-    per_member = [group.pick(seen, index) for index in range(len(group.members))]
-    group.step = max(int(one["step"]) for one in per_member)  # those that stopped earlier have done less
-    for member, one in zip(group.members, per_member, strict=True):
-        if not one["control"].alive:
+    group.step = max(group.steps_done())
+    controls = fetch([lane.state.control for lane in group.lanes])
+    for index, member in enumerate(group.members):
+        control = group.pick(controls, index)
+        if not control.alive:
             member.reason = "diverged"
-        elif should_stop(one["control"], group.setting.config.early_stopping):
+            member.note = f"member with seed {member.seed}: it diverged before step {group.step}, when this run resumed"
+        elif should_stop(control, group.setting.config.early_stopping):
             member.reason = "early stopping"
     _note_stopped(group)
 

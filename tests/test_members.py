@@ -267,6 +267,43 @@ def test_members_stopped_and_resumed_are_the_uninterrupted_ones(digits, tmp_path
             assert next(sides) == next(sides)
 
 
+def test_a_run_killed_between_score_and_result_has_one_score(digits, tmp_path, monkeypatch):
+    import jaxtrain.job as job_module
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    config = make_config(epochs=12, early_stopping=jt.EarlyStopping(patience=1), watch="loss")
+    high = dataclasses.replace(HYPER, learning_rate=0.3)
+    request = dict(seeds=range(3), parallel="loop", workdir=tmp_path, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "_write_member", killed)
+        with pytest.raises(KeyboardInterrupt):
+            jt.fit(NETS["mlp"], digits, config, high, **request)
+    run = jt.fit(NETS["mlp"], digits, config, high, **request, resume=True)
+    assert len({member.summary["steps"] for member in run.members}) > 1
+    for index in range(3):
+        folder = tmp_path / "members" / f"{index:03d}"
+        assert [len(points) for points in read_scalars(folder / "test").values()] == [1, 1]
+        assert (folder / "metrics.jsonl").read_text().count("test/loss") == 1
+
+
+def test_members_that_diverged_before_a_kill_have_diverged_after_it(digits, tmp_path, monkeypatch):
+    import jaxtrain.job as job_module
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    net, config = jt.MLP(hidden=(32,), batch_norm=False), make_config(optimizer=jt.Sgd())
+    request = dict(seeds=range(2), workdir=tmp_path, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "_write_member", killed)
+        with pytest.raises(KeyboardInterrupt):
+            jt.fit(net, digits, config, Hyper(learning_rate=1e30), **request)
+    with pytest.raises(NonFiniteError, match="seed 0: it diverged before step"):
+        jt.fit(net, digits, config, Hyper(learning_rate=1e30), **request, resume=True)
+
+
 def test_a_run_of_members_is_read_back_as_it_was_returned(digits, tmp_path):
     run = jt.fit(NETS["mlp"], digits, make_config(), HYPER, seeds=(5, 2), workdir=tmp_path / "run", quiet=True)
     again = jt.load_run(tmp_path / "run")
