@@ -4,6 +4,7 @@ Importing it does no work and changes no JAX setting. The parts not listed here 
 `jaxtrain.types`, `jaxtrain.step`, `jaxtrain.program`, `jaxtrain.errors` and so on.
 """
 
+from jaxtrain.checks import check
 from jaxtrain.config import (
     Adam,
     Augment,
@@ -20,6 +21,8 @@ from jaxtrain.lr_range import lr_range
 from jaxtrain.models import CNN, MLP, BatchNorm, Conv, Dropout, Linear, ResNet
 from jaxtrain.optim import optimizer
 from jaxtrain.plots import plot_schedule
+from jaxtrain.probe import make_probe
+from jaxtrain.report import write_report
 from jaxtrain.run import fit
 from jaxtrain.runs import Ensemble, load_run
 from jaxtrain.search import run_search
@@ -55,6 +58,7 @@ __all__ = [
     "Schedule",
     "Search",
     "Sgd",
+    "check",
     "epoch",
     "fit",
     "from_arrays",
@@ -63,9 +67,11 @@ __all__ = [
     "lr_range",
     "make_eval_step",
     "make_init",
+    "make_probe",
     "make_train_step",
     "optimizer",
     "plot_schedule",
     "recalibrate",
     "run_search",
+    "write_report",
 ]

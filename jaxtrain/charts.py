@@ -45,6 +45,13 @@ def custom_scalars(charts: Charts) -> Any:
     return whole
 
 
+def run_layout(metrics: Sequence[str]) -> Charts:
+    """Training against validation, and below it how far they are apart; for a single run."""
+    together = {metric: [f"^{metric}$"] for metric in metrics}
+    apart = {f"gap of the {metric}: validation less training": [f"^gap/{metric}$"] for metric in metrics}
+    return {"training against validation": together, "gap (overfitting)": apart}
+
+
 def band(metric: str) -> Band:
     """The tags of a metric's mean over members, and of the mean less and plus one standard deviation.
 

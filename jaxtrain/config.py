@@ -144,6 +144,8 @@ class Config:
     """Examples of the training split that each evaluation scores, for the curve beside validation."""
     log_every_steps: int = 100
     """Steps between two points of the step loss."""
+    probe_every_steps: int | None = 500
+    """Most steps between two looks at gradients, updates and activations (a short run has twenty); None: none."""
     max_chunk_seconds: float = 5.0
     """Longest stay in compiled code, so that signals are answered."""
     checkpoint_every_seconds: float = 60.0
@@ -226,6 +228,8 @@ def check_config(config: Config) -> None:
             f"config.snapshot_every_epochs is {config.snapshot_every_epochs}; it must lie in 1..{config.epochs}, the"
             " number of epochs, or be None for none"
         )
+    if config.probe_every_steps is not None and not config.probe_every_steps >= 1:
+        raise RequestError(f"config.probe_every_steps is {config.probe_every_steps}; give at least 1, or None for none")
     needed = {"ema": "ema_decay", "swa": "swa_start"}.get(config.final)
     if needed and getattr(config, needed) is None:
         raise RequestError(f"config.final is {config.final!r}, which needs config.{needed}; give it a value")

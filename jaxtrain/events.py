@@ -102,6 +102,35 @@ class EventWriter:
         canvas.draw()
         self.image(tag, np.asarray(canvas.buffer_rgba())[..., :3], step)
 
+    def histogram(self, tag: str, edges: Any, counts: Any, step: int) -> None:
+        """A distribution for the HISTOGRAMS and DISTRIBUTIONS tabs, already counted.
+
+        Args:
+          tag: its name.
+          edges: f[K + 1], ascending.
+          counts: [K], how many values lie between two edges.
+          step: the step it belongs to.
+        """
+        from tensorboardX import summary
+
+        edges, counts = np.asarray(edges, np.float64), np.asarray(counts, np.float64)
+        middle = (edges[1:] + edges[:-1]) / 2  # the sums serve a mean that no tab shows
+        whole = summary.histogram_raw(
+            tag,
+            min=edges[0],
+            max=edges[-1],
+            num=counts.sum(),
+            sum=middle @ counts,
+            sum_squares=middle**2 @ counts,
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=counts.tolist(),
+        )
+        self.put(whole, step)
+
+    def graph(self, graph: Any) -> None:
+        """A graph for the GRAPHS tab, which shows one a folder: a GraphDef of tensorboardX, as `graph` makes it."""
+        self._put(0, graph_def=graph.SerializeToString(deterministic=True))
+
     def put(self, summary: Any, step: int = 0) -> None:
         """Any `Summary` of tensorboardX: what its module `summary`, `charts` or `hparams` makes."""
         self._put(step, summary=summary)

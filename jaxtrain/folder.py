@@ -5,6 +5,7 @@
     metrics.jsonl   every number that was logged
     summary.json    the result (only of a finished run)
     curves.png      the curves
+    report.html     the written report, and report.md with its figures in report/
     train/ val/ test/ events...   what TensorBoard reads
     checkpoints/    what `--resume` reads
     weights/        the weights that were scored (only of a finished run)
@@ -31,6 +32,7 @@ MAY_DIFFER = PLACES | {
     "config.epochs",
     "config.eval_batch_size",
     "config.log_every_steps",
+    "config.probe_every_steps",
     "config.max_chunk_seconds",
     "config.checkpoint_every_seconds",
     "config.keep_checkpoints",
@@ -127,7 +129,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def reopen(folder: Path) -> None:
     """A finished run that is to go on: its result is no longer one, and its test score not the run's."""
-    (folder / "summary.json").unlink(missing_ok=True)
+    for name in ("summary.json", "report.html", "report.md"):
+        (folder / name).unlink(missing_ok=True)
     lines = read_json_lines(folder / "metrics.jsonl")
     kept = [line for line in lines if not any(name.startswith("test/") for name in line)]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))

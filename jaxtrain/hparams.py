@@ -16,7 +16,8 @@ import numpy as np
 from jaxtrain.errors import RequestError
 
 Space = Mapping[str, Mapping[str, Any]]
-"""Name of a hyper-parameter -> {"low": 1e-4, "high": 1e-1, "log": True}, or {"values": [64, 128]}."""
+"""Name of a hyper-parameter -> {"low": 1e-4, "high": 1e-1, "log": True}, or {"values": [64, 128]}, or {"like": 0.1}:
+any value of that kind, where other runs are yet to come."""
 
 
 def experiment(space: Space, metrics: Sequence[str]) -> Any:
@@ -93,8 +94,10 @@ def _describe(info: Any, name: str, domain: Mapping[str, Any]) -> None:
         info.type = _api().DataType.Value(kinds.pop() if len(kinds) == 1 else "DATA_TYPE_STRING")
         for value in values:
             _fill(info.domain_discrete.values.add(), value)
+    elif "like" in domain:
+        info.type = _api().DataType.Value(_kind(plain(domain["like"])))
     else:
-        raise RequestError(f"{name} varies in {dict(domain)}; give low and high (and log), or values")
+        raise RequestError(f"{name} varies in {dict(domain)}; give low and high (and log), or values, or like")
 
 
 def _kind(value: float | int | str | bool) -> str:

@@ -7,7 +7,6 @@ finished is read back and not trained again; so a run of many members may be kil
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 
 from jaxtrain.checkpoint import Store
+from jaxtrain.checks import Checkup
 from jaxtrain.data import Data, Streamed
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import write_json
@@ -27,10 +27,12 @@ from jaxtrain.layout import Layout
 from jaxtrain.log import Log, Logs
 from jaxtrain.members import Group, make_group
 from jaxtrain.optim import init_swa
+from jaxtrain.overview import log_config, log_graphs, log_hyper, log_result
 from jaxtrain.result import Run, load_one
 from jaxtrain.runs import Ensemble
 from jaxtrain.step import Setting, init_state
 from jaxtrain.terminal import Terminal
+from jaxtrain.trace import Trace
 from jaxtrain.train import Timing, checkpoint_tree, take_up, train
 from jaxtrain.types import Hyper
 
@@ -52,6 +54,8 @@ class Job:
     terminal: Terminal
     facts: Mapping[str, Any]  # of the machine, the data and the command
     longer: bool  # a resumed run that is to go on for another number of epochs than before
+    checks: Checkup | None  # the checks before training, where they were asked for
+    profile_steps: tuple[int, int] | None  # the steps that are profiled
     own: Mapping[str, Any]  # what of the run is the user's own, for reading a finished member back
 
     @property
@@ -127,11 +131,17 @@ def _train_group(
         log = _logs(stack, job, folders, group, resume)
         if any(isinstance(lane.feed, Streamed) for lane in group.lanes):
             terminal.say(f"the data streams from the host: {group.lanes[0].feed.why}")
+        _log_start(job, group, log, first)
         terminal.start(group.step, setting.num_steps, setting.steps_per_epoch)
         meta = {"data": job.data.info.sha256, "seeds": list(seeds), "epochs": setting.config.epochs}
-        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=started, mark=not job.alone)
+        trace = Trace(job.profile_steps if not first else None, job.folder)
+        stack.callback(trace.close)
+        marked = not job.alone
+        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=started, mark=marked, trace=trace)
         terminal.close()
         runs = finish(group, timing, log, folders)
+        for run, own in zip(runs, log.members.values() if log.members else [log.run], strict=True):
+            log_result(own, run.summary)
         step, clock = group.step, _clock(group, timing)
     for error in dict.fromkeys(error for each in (log.run, *log.members.values()) for error in each.errors):
         terminal.warn(error)
@@ -163,8 +173,20 @@ def _logs(stack: contextlib.ExitStack, job: Job, folders: Sequence[Path | None],
 
 def _run_log(stack: contextlib.ExitStack, job: Job, folder: Path | None, step: int | None) -> Log:
     log = stack.enter_context(Log(folder, job.terminal, step=step))
-    log.text("config", f"```json\n{json.dumps(job.described, indent=2)}\n```")
+    log_config(log, job.described)
     return log
+
+
+def _log_start(job: Job, group: Group, log: Logs, first: int) -> None:
+    """Graphs and hyper-parameters; TensorBoard takes the first of each, so a resumed run writes them again in vain."""
+    if not first:
+        log_graphs(log.run, job.setting, job.data, job.hyper)
+    metrics = list(group.lanes[0].sums.sums)
+    if job.alone:
+        log_hyper(log.run, job.setting, job.hyper, job.seeds[0], metrics)
+    for index, own in log.members.items():
+        member = group.members[index]
+        log_hyper(own, job.setting, member.hyper, member.seed, metrics, group=job.folder.name if job.folder else "")
 
 
 def _write_member(job: Job, run: Run, place: Path) -> None:
@@ -201,6 +223,8 @@ def _write_start(job: Job, resume: bool) -> None:
             job.terminal.warn(f"{change}: the run goes on, but no longer bit for bit as it would have")
         reopen(job.folder)
     write_start(job.folder, job.described, facts)
+    if job.checks is not None:
+        write_json(job.folder / "checks.json", job.checks.to_json())
 
 
 def _restore(store: Store, group: Group, folders: Sequence[Path | None], terminal: Terminal, first: int) -> bool:

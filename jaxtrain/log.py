@@ -7,14 +7,28 @@ own (train/, val/, test/) with the same tags, which is what makes TensorBoard dr
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxtrain.charts import band_scalars, custom_scalars, member_layout
+import numpy as np
+
+from jaxtrain.charts import band_scalars, custom_scalars, member_layout, run_layout
 from jaxtrain.events import EventWriter
 from jaxtrain.files import JsonLines
 from jaxtrain.terminal import Terminal
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SPLITS = ("train", "val", "test")
+
+
+class Look(NamedTuple):
+    """What a close look at a step has shown, by tag."""
+
+    scalars: dict[str, float]
+    histograms: dict[str, tuple[np.ndarray, np.ndarray]]  # edges f[K + 1], counts [K]
+    images: dict[str, np.ndarray]  # as `EventWriter.image` takes them
+    figures: "dict[str, Figure]"
 
 
 class Log:
@@ -25,21 +39,22 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, terminal: Terminal, *, step: int | None = None) -> None:
-        self.terminal = terminal
+        self.folder, self.terminal = folder, terminal
         self._events: dict[str, EventWriter] = {}
         self._lines: JsonLines | None = None
         self._charted = False
         if folder is None:
             return
         for split in ("", *SPLITS):
-            # The test score of a run that goes on belongs to its end, which is no longer at this step.
-            purge = None if step is None else step + (split != "test")
+            # The test score of a run that goes on belongs to its end, which is no longer at this step; and what a run
+            # without a checkpoint has written at step 0 comes again.
+            purge = None if step is None else (step + (split != "test") if step > 0 else 0)
             self._events[split] = EventWriter(folder / split, purge_step=purge)
-        self._lines = JsonLines(folder / "metrics.jsonl", keep_until_step=step)
+        self._lines = JsonLines(folder / "metrics.jsonl", keep_until_step=-1 if step == 0 else step)
 
     def compiled(self, step: int, seconds: float) -> None:
         """The time that compilation took, once a process."""
-        self._scalars("", step, {"compile_seconds": seconds})
+        self._scalars("", step, {"speed/compile_seconds": seconds})
         self.terminal.say(f"compiled in {seconds:.1f} s")
 
     def chunk(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
@@ -50,7 +65,8 @@ class Log:
         """A log point: running means of the training pass since the last one, under train/."""
         run_wide = {"learning_rate": learning_rate, "images_per_second": images_per_second}
         self._scalars("train", step, values)
-        self._scalars("", step, run_wide)
+        # TensorBoard opens the first groups by name; how fast it is shall not be one of them.
+        self._scalars("", step, {"learning_rate": learning_rate, "speed/images_per_second": images_per_second})
         self._line({"step": step, **{f"train/{name}": value for name, value in values.items()}, **run_wide})
 
     def evaluation(self, row: Mapping[str, float], spread: Mapping[str, float] | None = None) -> None:
@@ -63,28 +79,55 @@ class Log:
             prefix = f"{split}/"
             self._scalars(split, step, {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)})
         if "epoch" in row:
-            self._scalars("", step, {"epoch": row["epoch"]})
+            gaps = {f"gap/{name}": row[f"val/{name}"] - row[f"train/{name}"] for name in _scored_twice(row)}
+            self._scalars("", step, {"speed/epoch": row["epoch"], **gaps})
+            self._chart(step, list(_scored_twice(row)), bands=bool(spread))
         band = {f"{name}/std": value for name, value in (spread or {}).items()}
         self._bands(step, row, spread or {})
         self._line({**row, **band, "kind": "evaluation"})
         self.terminal.evaluation(row, spread)
 
     def _bands(self, step: int, row: Mapping[str, float], spread: Mapping[str, float]) -> None:
-        """Mean, lower and upper edge of each score, and once the charts that show them as a band."""
-        if not self._events or not spread:
-            return
-        if not self._charted:
-            metrics = dict.fromkeys(name.partition("/")[2] for name in spread)
-            self._events[""].put(custom_scalars(member_layout(list(metrics))), step)
-            self._charted = True
+        """Mean, lower and upper edge of each score."""
         for name, deviation in spread.items():
             split, _, metric = name.partition("/")
             self._scalars(split, step, band_scalars(metric, row[name], deviation))
 
-    def text(self, tag: str, markdown: str) -> None:
+    def _chart(self, step: int, metrics: list[str], *, bands: bool) -> None:
+        """Once, at the first evaluation: which curves share a chart in the CUSTOM SCALARS tab."""
+        if self._events and metrics and not self._charted:
+            layout = member_layout(metrics) if bands else run_layout(metrics)
+            self._events[""].put(custom_scalars(layout), step)
+            self._charted = True
+
+    def look(self, step: int, look: Look) -> None:
+        """A close look at a step, for SCALARS, HISTOGRAMS, DISTRIBUTIONS and IMAGES."""
+        if not self._events:
+            return
+        events = self._events[""]
+        self._scalars("", step, {f"layers/{tag}" if "/" in tag else tag: x for tag, x in look.scalars.items()})
+        for tag, (edges, counts) in look.histograms.items():
+            events.histogram(tag, edges, counts, step)
+        for tag, image in look.images.items():
+            events.image(tag, image, step)
+        for tag, figure in look.figures.items():
+            events.figure(tag, figure, step)
+        self._line({"step": step, "kind": "look", **look.scalars})
+
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """A text for TensorBoard's TEXT tab."""
         if self._events:
-            self._events[""].text(tag, markdown, 0)
+            self._events[""].text(tag, markdown, step)
+
+    def put(self, summary: Any, step: int = 0) -> None:
+        """Any summary, into the run's own folder; see `EventWriter.put`."""
+        if self._events:
+            self._events[""].put(summary, step)
+
+    def graph(self, graph: Any) -> None:
+        """The network, for the GRAPHS tab; see `EventWriter.graph`."""
+        if self._events:
+            self._events[""].graph(graph)
 
     @property
     def errors(self) -> list[str]:
@@ -162,6 +205,23 @@ class Logs:
         elif rows:
             self.run.evaluation(next(iter(rows.values())))
 
+    @property
+    def wants_looks(self) -> bool:
+        """Whether anything of `look` would be written."""
+        return any(log.folder is not None for log in (self.members.values() if self.members else [self.run]))
+
+    def look(self, step: int, looks: Mapping[int, Look]) -> None:
+        """See `Log.look`; the run of several members has the means of the numbers."""
+        for index, log in self.members.items():
+            if index in looks:
+                log.look(step, looks[index])
+        if looks and self.members:
+            shared = set.intersection(*(set(look.scalars) for look in looks.values()))
+            means = {name: statistics.fmean(look.scalars[name] for look in looks.values()) for name in sorted(shared)}
+            self.run.look(step, Look(means, {}, {}, {}))
+        elif looks:
+            self.run.look(step, next(iter(looks.values())))
+
     def diverged(self, note: str) -> None:
         """A member is left behind."""
         self.run.terminal.warn(note)
@@ -170,6 +230,12 @@ class Logs:
         """See `Log.flush`."""
         for log in (*self.members.values(), self.run):
             log.flush()
+
+
+def _scored_twice(row: Mapping[str, float]) -> Iterable[str]:
+    """The metrics that training and validation both have."""
+    names = [name.removeprefix("train/") for name in row if name.startswith("train/")]
+    return [name for name in names if f"val/{name}" in row]
 
 
 def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

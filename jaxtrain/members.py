@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtrain.data import Data, Feed, Resident, make_feed
 from jaxtrain.errors import RequestError
 from jaxtrain.layout import Layout, Parallel, plan
+from jaxtrain.probe import Probe
 from jaxtrain.program import MEMBERS, Program, compile_program
 from jaxtrain.step import Setting
 from jaxtrain.types import Array, Hyper, Metrics, PyTree, TrainState
@@ -74,6 +75,11 @@ class Lane:
         arrays, order, first = self.feed.chunk(self.key, epoch, start, max(num_steps, 1), self._batch_size)
         self.state, self.sums = self.program.run_steps(self.state, self.sums, arrays, order, first, num_steps)
         jax.block_until_ready(self.sums)
+
+    def probe(self, epoch: int, index: int) -> Probe:
+        """A close look at step `index` of an epoch, with the weights of now."""
+        arrays, order, first = self.feed.chunk(self.key, epoch, index, 1, self._batch_size)
+        return self.program.probe(self.state, arrays, order, jnp.int32(first))
 
     def compile(self, epoch: int, start: int) -> None:
         """Compile by calling for no steps, so that no chunk's time holds a compilation."""

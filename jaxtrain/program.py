@@ -23,8 +23,9 @@ from jaxtrain.config import Config
 from jaxtrain.data import Arrays, take
 from jaxtrain.errors import RequestError
 from jaxtrain.optim import keep_snapshot, swa_update, update_control
+from jaxtrain.probe import Probe, probe
 from jaxtrain.step import Setting, batch_statistics, eval_step, init_state, learning_rate, train_step
-from jaxtrain.types import Array, Hyper, Metrics, PyTree, TrainState
+from jaxtrain.types import Array, Batch, Hyper, Metrics, PyTree, TrainState
 
 SIGNS = {"accuracy": 1, "loss": -1, "mse": -1, "mae": -1}
 """Whether a metric is to be maximised (1) or minimised (-1), for those of our own tasks."""
@@ -54,6 +55,7 @@ class Program:
     snapshot(state) -> state with its weights kept in the place of the epoch that has just ended; donates state.
     retire(state, best) -> state of a member that has diverged: its best weights, nothing in it NaN, not alive.
     hold(mask, held, tree) -> tree, with the leaves of `held` for the members where mask is True; donates tree.
+    probe(state, arrays, order, index) -> Probe of the step on order[index * B : (index + 1) * B].
     rate(state) -> f32[], the rate of the last update.
     finite(state) -> bool[], whether parameters and statistics hold neither NaN nor infinity.
     stepped(hyper): whether steps are called one at a time, as the network convolves in a way that a loop makes slow.
@@ -71,6 +73,7 @@ class Program:
     snapshot: Callable[[TrainState], TrainState]
     retire: Callable[[TrainState, PyTree], TrainState]
     hold: Callable[[Array, PyTree, PyTree], PyTree]
+    probe: Callable[[TrainState, Arrays, Array, Array], Probe]
     rate: Callable[[TrainState], Array]
     stepped: Callable[[Hyper], bool]
     finite: Callable[[TrainState], Array]
@@ -88,12 +91,17 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
     config = setting.config
     batch_size, eval_batch_size = config.batch_size, config.eval_batch_size
 
+    def batch_at(arrays: Arrays, order: Array, index: Array) -> Batch:
+        return take(arrays, lax.dynamic_slice_in_dim(order, index * batch_size, batch_size))
+
     def one_step(
         state: TrainState, sums: Metrics, arrays: Arrays, order: Array, index: Array
     ) -> tuple[TrainState, Metrics]:
-        indices = lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
-        state, metrics = train_step(setting, state, take(arrays, indices))
+        state, metrics = train_step(setting, state, batch_at(arrays, order, index))
         return state, sums + metrics
+
+    def one_probe(state: TrainState, arrays: Arrays, order: Array, index: Array) -> Probe:
+        return probe(setting, state, batch_at(arrays, order, index))
 
     # One trace serves both ways of calling it: the loop, and one call a step.
     traced_once = jax.jit(one_step, inline=True)
@@ -168,7 +176,7 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
         num_batches: Array,
     ) -> PyTree:
         def body(i: Array, total: PyTree) -> PyTree:
-            batch = take(arrays, lax.dynamic_slice_in_dim(order, (start + i) * batch_size, batch_size))
+            batch = batch_at(arrays, order, start + i)
             terms = batch_statistics(setting.model, params, batch_stats, batch.image, hyper)
             return jax.tree.map(jnp.add, total, terms)
 
@@ -195,6 +203,7 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
         snapshot=compiled(functools.partial(_snapshot, setting), 0, donate=(0,)),
         retire=compiled(_retire, 0, 0),
         hold=compiled(_hold, 0, 0, 0, donate=(2,)),
+        probe=compiled(one_probe, 0, None, 0, None),
         rate=compiled(functools.partial(learning_rate, setting), 0),
         stepped=stepped,
         finite=compiled(_finite, 0),

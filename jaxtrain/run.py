@@ -13,11 +13,14 @@ from typing import Any, overload
 
 import jax
 
+from jaxtrain.checks import Checkup
+from jaxtrain.checks import check as run_checks
 from jaxtrain.config import Config, DataConfig, Experiment, own_functions
 from jaxtrain.configfile import to_json
 from jaxtrain.data import Data, load_data
 from jaxtrain.device import manifest
-from jaxtrain.errors import NonFiniteError, RequestError
+from jaxtrain.errors import NonFiniteError, RequestError, WorldError
+from jaxtrain.events import EventWriter
 from jaxtrain.finetune import given_weights, matches
 from jaxtrain.finish import counts, show
 from jaxtrain.folder import check_folder, default_folder, read_config, read_json
@@ -26,11 +29,13 @@ from jaxtrain.job import Job, gathered, train_all
 from jaxtrain.layout import Layout, Parallel, plan
 from jaxtrain.models import model_table
 from jaxtrain.program import compile_program
+from jaxtrain.report import write_report
 from jaxtrain.request import check_request, check_values
 from jaxtrain.result import Run
 from jaxtrain.runs import Ensemble, load_run
-from jaxtrain.step import init_state, make_setting
+from jaxtrain.step import Setting, init_state, make_setting
 from jaxtrain.terminal import Terminal
+from jaxtrain.trace import check_trace
 from jaxtrain.types import Hyper, Task
 
 ALONE = Layout("loop", 1, 1)
@@ -52,6 +57,9 @@ def fit(
     name: str | None = None,
     resume: bool = False,
     init_from: str | Path | Run | None = None,
+    check: bool = False,
+    profile_steps: tuple[int, int] | None = None,
+    report: bool = True,
     quiet: bool = False,
     stop: Callable[[], bool] = ...,
 ) -> Run: ...
@@ -73,6 +81,9 @@ def fit(
     name: str | None = None,
     resume: bool = False,
     init_from: str | Path | Run | None = None,
+    check: bool = False,
+    profile_steps: tuple[int, int] | None = None,
+    report: bool = True,
     quiet: bool = False,
     stop: Callable[[], bool] = ...,
 ) -> Ensemble: ...
@@ -93,6 +104,9 @@ def fit(
     name: str | None = None,
     resume: bool = False,
     init_from: str | Path | Run | None = None,
+    check: bool = False,
+    profile_steps: tuple[int, int] | None = None,
+    report: bool = True,
     quiet: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Run | Ensemble:
@@ -113,6 +127,9 @@ def fit(
       name: where `workdir` is None: the folder is runs/NAME-DATE-TIME. With neither nothing is written.
       resume: continue the run in `workdir` from its newest checkpoint.
       init_from: a finished run, or its folder, whose weights to start from; leaves of another shape start afresh.
+      check: first run the checks of `jaxtrain.check` on the network and the data, and train only if none fails.
+      profile_steps: steps a to b (exclusive) are profiled, for TensorBoard's PROFILE tab.
+      report: write report.html and report.md into the folder at the end.
       quiet: print nothing but warnings.
       stop: asked after each chunk of compiled steps; True ends the run with a checkpoint and without a test score.
 
@@ -122,7 +139,7 @@ def fit(
 
     Raises:
       RequestError: for a config, data or folder that cannot be trained on; nothing is written then.
-      WorldError: for data that cannot be read, or a result that cannot be written.
+      WorldError: for data that cannot be read, a check that fails, or a result that cannot be written.
       NonFiniteError: the loss became NaN or infinite, with `seeds` that of every member; the last checkpoint stands.
     """
     started = time.perf_counter()
@@ -138,8 +155,11 @@ def fit(
     given = None if init_from is None else given_weights(init_from)
     if given is not None:
         matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), given)
+    checkup = _checked(setting, data, hyper, seed if members is None else members[0], terminal) if check else None
     layout = ALONE if members is None else plan(setting, data, hyper, len(members), parallel, width=width)
     folder = _open_folder(workdir, name, data, described, resume)
+    if profile_steps is not None:
+        check_trace(profile_steps, setting.num_steps, folder)
     if folder is not None:
         terminal.say(f"run folder: {folder}\ntensorboard --logdir {folder.parent if workdir is None else folder}")
         if resume and _is_finished(folder, config):
@@ -164,6 +184,8 @@ def fit(
         terminal=terminal,
         facts=_manifest(data, members or (seed,), init_from),
         longer=resume and folder is not None and _stored_epochs(folder) != config.epochs,
+        profile_steps=profile_steps,
+        checks=checkup,
         own={"model": model, "task": task, **own_functions(config)},
     )
     _announce(job)
@@ -171,10 +193,38 @@ def fit(
     if job.alone:
         (run,) = trained
         show(terminal, run)
+        if report:
+            _report(run, data, terminal)
         return run
     if all(run.summary["status"] == "diverged" for run in trained):
         raise NonFiniteError(f"all {len(trained)} members diverged; the first: {trained[0].summary['note']}")
-    return gathered(job, trained, speed_of(clocks))
+    ensemble = gathered(job, trained, speed_of(clocks))
+    if report:
+        _report(ensemble, data, terminal)
+    return ensemble
+
+
+def _report(run: Run | Ensemble, data: Data, terminal: Terminal) -> None:
+    """The report, whose figures of the mistakes go to TensorBoard too; the run is done, so a full disk is no error."""
+    folder = run.folder
+    if folder is None or run.summary["status"] in ("stopped", "diverged"):
+        return
+    try:
+        with EventWriter(folder) as events:
+            path = write_report(run, data, folder, events=events)
+    except (OSError, WorldError) as error:
+        terminal.warn(f"the report could not be written: {error}; python scripts/report.py {folder} does it again")
+        return
+    terminal.say(f"report: {path}")
+
+
+def _checked(setting: Setting, data: Data, hyper: Hyper, seed: int, terminal: Terminal) -> Checkup:
+    checkup = run_checks(setting.model, data, setting.config, hyper, task=setting.task, seed=seed)
+    checkup.show(terminal)
+    if checkup.failed:
+        names = ", ".join(each.name for each in checkup.failed)
+        raise WorldError(f"the checks before training failed ({names}); mend what they say, or train without them")
+    return checkup
 
 
 def _checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:

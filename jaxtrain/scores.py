@@ -21,6 +21,15 @@ class Scores(NamedTuple):
     ece: float  # in [0, 1]: mean distance of confidence and accuracy, over 15 bins of confidence
 
 
+class PerClass(NamedTuple):
+    """How good the answers are, class by class; NaN where there is nothing to divide by."""
+
+    precision: np.ndarray  # f64[K], of the answers that name this class, the share that is right
+    recall: np.ndarray  # f64[K], of the examples of this class, the share that is found
+    f1: np.ndarray  # f64[K], harmonic mean of the two
+    support: np.ndarray  # i64[K], examples of this class
+
+
 class Reliability(NamedTuple):
     """Confidence against accuracy, by equally wide bins of confidence; a bin without examples has NaN."""
 
@@ -56,6 +65,58 @@ def scores(log_probability: ArrayLike, label: ArrayLike) -> Scores:
     )
 
 
+def confusion(label: ArrayLike, predicted: ArrayLike, num_classes: int) -> np.ndarray:
+    """How often each class is taken for each: i64[K, K], a row a label, a column an answer.
+
+    An answer of -1, which stands for NaN, is counted nowhere; N less the sum of the matrix says how many there are.
+
+    Args:
+      label: i[N], classes from 0.
+      predicted: i[N], the answers.
+      num_classes: K.
+
+    Raises:
+      RequestError: not one answer for each label, or classes outside of 0 to K - 1.
+    """
+    label, predicted = np.asarray(label), np.asarray(predicted)
+    if label.ndim != 1 or label.shape != predicted.shape:
+        raise RequestError(f"labels have shape {label.shape} and answers {predicted.shape}; give one answer a label")
+    for what, classes, lowest in (("labels", label, 0), ("answers", predicted, -1)):
+        if classes.dtype.kind not in "iu":
+            raise RequestError(f"{what} are {classes.dtype}; expected class indices, as of argmax")
+        if classes.size and not lowest <= classes.min() <= classes.max() < num_classes:
+            given = f"{what} go from {classes.min()} to {classes.max()}"
+            raise RequestError(f"{given}; expected {lowest} to {num_classes - 1} for {num_classes} classes")
+    answered = predicted >= 0
+    cell = label[answered].astype(np.int64) * num_classes + predicted[answered]
+    return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class(matrix: ArrayLike) -> PerClass:
+    """Precision, recall and F1 of each class, of the matrix that `confusion` gives."""
+    matrix = np.asarray(matrix)
+    right, support, named = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    return PerClass(_share(right, named), _share(right, support), _share(2 * right, support + named), support)
+
+
+def worst(label: ArrayLike, log_probability: ArrayLike, count: int) -> np.ndarray:
+    """Indices i64[min(count, N)] of the examples with the largest loss, largest first; of equals the first.
+
+    Args:
+      label: i[N], classes from 0.
+      log_probability: f[N, K], natural logarithms.
+      count: how many.
+
+    Raises:
+      RequestError: as for `scores`; or `count` is below 1.
+    """
+    if count < 1:
+        raise RequestError(f"count is {count}; give 1 or more examples")
+    prediction = as_log_probability(log_probability, ("example", "class"))
+    label = as_label(label, prediction)
+    return np.argsort(prediction[np.arange(len(label)), label], kind="stable")[:count]
+
+
 def reliability(log_probability: ArrayLike, label: ArrayLike, num_bins: int = 15) -> Reliability:
     """What a reliability diagram shows: how often a prediction is right, by how sure it is.
 
@@ -75,8 +136,7 @@ def reliability(log_probability: ArrayLike, label: ArrayLike, num_bins: int = 15
     place = np.searchsorted(np.linspace(0, 1, num_bins + 1)[1:-1], confidence, side="left")
     count = np.bincount(place, minlength=num_bins)
     sums = [np.bincount(place, weights=values, minlength=num_bins) for values in (confidence, right)]
-    means = [np.divide(total, count, out=np.full(num_bins, np.nan), where=count > 0) for total in sums]
-    return Reliability(count, *means)
+    return Reliability(count, *(_share(total, count) for total in sums))
 
 
 def entropy(log_probability: ArrayLike) -> np.ndarray:
@@ -137,3 +197,8 @@ def as_label(label: ArrayLike, log_probability: np.ndarray) -> np.ndarray:
     if label.min() < 0 or label.max() >= num_classes:
         raise RequestError(f"labels go from {label.min()} to {label.max()}; expected 0 to {num_classes - 1}")
     return label
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, f64; NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)

@@ -109,14 +109,14 @@ def interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
     References:
       Student, The Probable Error of a Mean, 1908, https://doi.org/10.2307/2331554
     """
-    from scipy.special import stdtrit
-
     numbers = _finite(values)
     if not 0 < confidence < 1:
         raise RequestError(f"confidence is {confidence}; it must lie between 0 and 1, for example 0.95")
     mean, count = statistics.mean(numbers), len(numbers)
     if count == 1:
         return Interval(mean, None, None, None, 1, confidence)
+    from scipy.special import stdtrit  # a third of a second to import, for which a single seed shall not wait
+
     std = statistics.stdev(numbers)
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * std / math.sqrt(count)
     return Interval(mean, std, mean - half, mean + half, count, confidence)

@@ -49,6 +49,9 @@ from jaxtrain.types import (
     init_control,
 )
 
+NUM_PROBES = 20
+"""Probes of a short run."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -74,6 +77,12 @@ class Setting:
     def num_snapshots(self) -> int:
         """Snapshots that the whole run keeps."""
         return self.config.epochs // self.config.snapshot_every_epochs if self.config.snapshot_every_epochs else 0
+
+    @property
+    def probe_every_steps(self) -> int | None:
+        """Steps between two probes: as configured, but about twenty in a run that is short."""
+        most = self.config.probe_every_steps
+        return None if most is None else max(1, min(most, -(-self.num_steps // NUM_PROBES)))
 
     @functools.cached_property
     def schedule(self) -> UnitSchedule:
@@ -131,14 +140,24 @@ def train_step(setting: Setting, state: TrainState, batch: Batch) -> tuple[Train
     The metrics are those of the training pass (dropout on, batch statistics) and cost nothing beyond it.
     """
     with jax.default_matmul_precision(setting.config.matmul_precision):
-        key = jax.random.fold_in(jax.random.fold_in(state.key, STEP_KEY), state.step)
-        augment_key, dropout_key = jax.random.split(key)
+        augment_key, dropout_key = step_keys(state)
         with jax.named_scope("augment"):
-            num_classes = getattr(setting.task, "num_classes", None)
-            batch = augment(augment_key, batch, setting.config.augment, state.hyper, num_classes)
+            batch = augment_batch(setting, state, augment_key, batch)
         gradient, batch_stats, metrics = _gradient(setting, state, batch, dropout_key)
         with jax.named_scope("optimizer"):
-            return _update(setting, state, gradient, batch_stats), metrics
+            return updated(setting, state, gradient, batch_stats), metrics
+
+
+def step_keys(state: TrainState) -> tuple[Array, Array]:
+    """The keys of the next step: of augmentation and of dropout."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(state.key, STEP_KEY), state.step))
+    return augment_key, dropout_key
+
+
+def augment_batch(setting: Setting, state: TrainState, key: Array, batch: Batch) -> Batch:
+    """The batch as the network gets it in training."""
+    num_classes = getattr(setting.task, "num_classes", None)
+    return augment(key, batch, setting.config.augment, state.hyper, num_classes)
 
 
 def eval_step(setting: Setting, params: PyTree, batch_stats: PyTree, hyper: Hyper, batch: Batch) -> Metrics:
@@ -259,9 +278,11 @@ def _gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> 
         applied = setting.model.apply(params, batch_stats, part.image, train=True, key=key, hyper=state.hyper)
         with jax.named_scope("loss"):
             losses = setting.task.loss(applied.outputs, part, state.hyper)
-            values = {**setting.task.metrics(applied.outputs, part), "loss": losses}
             total = jnp.mean(losses) + penalty(params, state.hyper)
-        return total, (applied.batch_stats, from_examples(values, part.weight))
+        with jax.named_scope("metrics"):
+            values = {**setting.task.metrics(applied.outputs, part), "loss": losses}
+            sums = from_examples(values, part.weight)
+        return total, (applied.batch_stats, sums)
 
     differentiate = jax.grad(objective, has_aux=True)
     count = setting.config.num_micro_batches
@@ -279,11 +300,14 @@ def _gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> 
     parts = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
     start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
     (total, batch_stats), metrics = lax.scan(body, start, (parts, jnp.arange(count)))
-    gradient = jax.tree.map(lambda x: x / count, total)
-    return gradient, batch_stats, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+    with jax.named_scope("backward"):
+        gradient = jax.tree.map(lambda x: x / count, total)
+    with jax.named_scope("metrics"):
+        return gradient, batch_stats, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
 
-def _update(setting: Setting, state: TrainState, gradient: PyTree, batch_stats: PyTree) -> TrainState:
+def updated(setting: Setting, state: TrainState, gradient: PyTree, batch_stats: PyTree) -> TrainState:
+    """The state after an update by `gradient`."""
     transform = _transformation(setting, state.hyper, state.control.rate_scale, state.params)
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

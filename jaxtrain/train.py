@@ -20,9 +20,11 @@ import numpy as np
 from jaxtrain.checkpoint import Store
 from jaxtrain.errors import NonFiniteError
 from jaxtrain.log import Logs
+from jaxtrain.look import look_at
 from jaxtrain.members import Group, Lane, Row, copy_weights
 from jaxtrain.metrics import compute
 from jaxtrain.optim import should_stop
+from jaxtrain.trace import Trace
 from jaxtrain.types import Metrics, PyTree
 
 FIRST_CHUNK = 4  # steps of the first chunk, before the speed is known
@@ -35,6 +37,7 @@ class Timing:
     compile: float = 0.0
     train: float = 0.0
     evaluate: float = 0.0
+    look: float = 0.0  # probes, and writing what they saw
     to_first_step: float = math.nan
     images: int = 0  # of all members together
 
@@ -90,6 +93,7 @@ def train(
     started: float | None = None,
     until: int | None = None,
     mark: bool = False,
+    trace: Trace | None = None,
 ) -> Timing:
     """Train until the last step, early stopping of every member or a request to stop; `group` is brought up to date.
 
@@ -101,6 +105,7 @@ def train(
       stop: asked after each chunk.
       started: `time.perf_counter()` at the start of the process's work, for the time to the first step.
       until: the step after which to pause, as at a rung of a search; members stay "running".
+      trace: the steps that are profiled, if any.
       mark: a member whose loss is not finite is marked and left behind; otherwise it ends the run.
 
     Returns:
@@ -116,19 +121,26 @@ def train(
     started = now if started is None else started
     last_save, limit = now, FIRST_CHUNK
     seconds_before = group.seconds
+    trace = trace or Trace()
+    every = setting.probe_every_steps if log.wants_looks else None
     if group.step < end and group.running:
         _compile(group, timing)
+        if group.step == 0 and every is not None:
+            _probe(group, timing, log)
     log.compiled(group.step, timing.compile)
 
     while group.step < end and group.running:
         epoch, done = divmod(group.step, per_epoch)
         next_log = (group.step // config.log_every_steps + 1) * config.log_every_steps
         longest = group.lanes[0].feed.limit(done, config.batch_size)
-        count = min(next_log - group.step, longest, limit, end - group.step)
+        next_probe = total if every is None else min((group.step // every + 1) * every, total)
+        edges = min(next_log, next_probe, end) - group.step, trace.steps_left(group.step)
+        count = min(*edges, longest, limit)
 
         now = time.perf_counter()
         lanes = [number for number in range(len(group.lanes)) if group.lane_runs(number)]
-        group.each_lane(functools.partial(_advance, epoch=epoch, start=done, num_steps=count), lanes)
+        with trace.at(group.step):
+            group.each_lane(functools.partial(_advance, epoch=epoch, start=done, num_steps=count), lanes)
         spent = time.perf_counter() - now
         _keep_stopped(group)
         group.step += count
@@ -166,6 +178,8 @@ def train(
                 group.members[index].history.append(row)
             log.evaluation(rows)
             _stop_early(group, views)
+        if every is not None and group.step == next_probe:
+            _probe(group, timing, log)
         _end_of_chunk(group, total, stop)
 
         now = time.perf_counter()
@@ -176,6 +190,7 @@ def train(
             store.save(group.step, tree, {**(meta or {}), **facts})
             last_save = now
 
+    trace.close()
     if group.step >= total:  # perhaps restored at its end
         _end_of_chunk(group, total, lambda: False)
     return timing
@@ -231,7 +246,23 @@ def _look(lane: Lane, *, evaluated: bool, num_val: int, dry: bool = False) -> di
     return jax.block_until_ready(seen)
 
 
-def _view(group: Group, seen: Mapping[int, Any], index: int) -> dict[str, Any]:
+def _probe(group: Group, timing: Timing, log: Logs) -> None:
+    """Look closely at each running member's last step, repeated with the weights of now; before any, at the first."""
+    now = time.perf_counter()
+    epoch, index = divmod(max(group.step - 1, 0), group.setting.steps_per_epoch)
+    lanes = [number for number in range(len(group.lanes)) if group.lane_runs(number)]
+    probes = group.each_lane(lambda lane: jax.block_until_ready(lane.probe(epoch, index)), lanes)
+    seen = dict(zip(lanes, fetch(probes), strict=True))
+    looks = {}
+    for member in group.running:
+        params, first = group.weights(member)["params"], group.step == 0
+        view = _view(group, seen, member)
+        looks[member] = look_at(view, params, group.setting.image_shape, group.data.info, first=first)
+    log.look(group.step, looks)
+    timing.look += time.perf_counter() - now
+
+
+def _view(group: Group, seen: Mapping[int, Any], index: int) -> Any:
     """A member's part of what was fetched, by lane."""
     lane, place = (0, index) if group.lanes[0].stacked else (index, None)
     return seen[lane] if place is None else jax.tree.map(lambda x: x[place], seen[lane])

@@ -31,6 +31,11 @@ def main(args: list[str]) -> int:
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as JSON and leave")
     parser.add_argument("--members", type=int, metavar="N", help="train N seeds, from --seed on, as one program")
     parser.add_argument("--width", type=int, help="most members at the same time (default: what memory holds)")
+    parser.add_argument(
+        "--check", action="store_true", help="run the checks of scripts/check.py first, and stop if one fails"
+    )
+    parser.add_argument("--profile-steps", metavar="A:B", help="profile steps A to B, for TensorBoard's PROFILE tab")
+    parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
     parser.add_argument("--quiet", action="store_true", help="print nothing but warnings")
     parser.add_argument("-h", "--help", action="store_true", help="print this and, with --config, all its fields")
     flags, rest = parser.parse_known_args(args)
@@ -60,10 +65,22 @@ def main(args: list[str]) -> int:
             resume=flags.resume,
             init_from=flags.init_from,
             width=flags.width,
+            check=flags.check,
+            report=not flags.no_report,
+            profile_steps=_steps(flags.profile_steps),
             quiet=flags.quiet,
             stop=stop,
         )
     return stop.exit_status if run.summary["status"] == "stopped" else 0
+
+
+def _steps(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal()):
+        raise RequestError(f"--profile-steps is {text!r}; give two steps, as in 100:120")
+    return int(first), int(last)
 
 
 def _seeds(first: int, count: int) -> tuple[int, ...]:

@@ -46,3 +46,15 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("set JAXTRAIN_DATA to the folder that holds mnist, fashion_mnist and cifar10")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def bare_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs look at no step closely, and draw no graph and no report, each of which takes seconds to compile or draw.
+
+    A test of these is marked `whole_runs`.
+    """
+    if request.node.get_closest_marker("whole_runs") is None:
+        monkeypatch.setattr("jaxtrain.log.Logs.wants_looks", False)
+        monkeypatch.setattr("jaxtrain.job.log_graphs", lambda *_: None)
+        monkeypatch.setattr("jaxtrain.run._report", lambda *_: None)

@@ -135,6 +135,15 @@ def test_figure_is_drawn_at_its_size(tmp_path: Path) -> None:
     assert pixels.shape == (50, 100, 3) and pixels[0, 0].tolist() == [255, 0, 0]
 
 
+def test_histogram_comes_back_with_its_edges_and_counts(tmp_path: Path) -> None:
+    with EventWriter(tmp_path) as writer:
+        writer.histogram("h", [-1.0, 0.0, 2.0, 3.0], [4, 0, 2], 7)
+    (point,) = _accumulator(tmp_path).Histograms("h")
+    value = point.histogram_value
+    assert (point.step, value.min, value.max, value.num) == (7, -1, 3, 6)
+    assert (list(value.bucket_limit), list(value.bucket)) == ([0, 2, 3], [4, 0, 2])
+
+
 def test_text_comes_back(tmp_path: Path) -> None:
     with EventWriter(tmp_path) as writer:
         writer.text("config", "**bold** ü")

@@ -1,10 +1,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from jaxtrain.errors import RequestError
-from jaxtrain.scores import entropy, error_auroc, reliability, scores
+from jaxtrain.scores import confusion, entropy, error_auroc, per_class, reliability, scores, worst
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -119,6 +125,71 @@ def test_auroc_keeps_its_value_when_the_uncertainty_is_rescaled():
 @pytest.mark.parametrize("wrong", [[True, True], [False, False]])
 def test_without_errors_or_without_successes_there_is_no_auroc(wrong):
     assert error_auroc([0.1, 0.2], wrong) is None
+
+
+@pytest.mark.parametrize("num_classes", [2, 7])
+def test_the_confusion_matrix_is_that_of_scikit_learn(num_classes):
+    prediction, label = example(num_classes=num_classes)
+    predicted = prediction.argmax(axis=1).astype(np.int32)
+    matrix = confusion(label, predicted, num_classes)
+    np.testing.assert_array_equal(matrix, confusion_matrix(label, predicted))
+    assert matrix.dtype == np.int64 and matrix.sum() == len(label)
+    assert np.trace(matrix) / len(label) == scores(prediction, label).accuracy
+    np.testing.assert_array_equal(confusion(predicted, label, num_classes), matrix.T)
+
+
+def test_confusion_by_hand_with_an_answer_of_nan_counted_nowhere():
+    assert confusion([0, 0, 1, 2, 2], [0, 1, 1, 0, -1], 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert confusion(np.zeros(0, int), np.zeros(0, int), 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_precision_recall_and_f1_are_those_of_scikit_learn():
+    label = np.array([0, 0, 0, 1, 1, 2, 2, 4])
+    predicted = np.array([0, 1, 0, 1, 1, 0, 0, 5])  # 2 is never said, 3 is nowhere, 5 is only said
+    found = per_class(confusion(label, predicted, 6))
+    expected = precision_recall_fscore_support(label, predicted, labels=range(6), zero_division=np.nan)
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(found.recall, [2 / 3, 1, 0, np.nan, 0, np.nan])
+    assert found.support.tolist() == [3, 2, 2, 0, 1, 0]
+
+
+def test_recall_weighted_by_support_is_the_accuracy():
+    prediction, label = example()
+    found = per_class(confusion(label, prediction.argmax(axis=1), 7))
+    assert found.recall @ found.support / len(label) == pytest.approx(scores(prediction, label).accuracy)
+
+
+@pytest.mark.parametrize(
+    ("label", "predicted", "message"),
+    [
+        ([0, 1], [0], r"\(2,\) and answers \(1,\)"),
+        ([[0]], [[0]], "one answer a label"),
+        ([0, 3], [0, 1], "labels go from 0 to 3; expected 0 to 2"),
+        ([0, -1], [0, 1], "labels go from -1"),
+        ([0, 1], [0, -2], "answers go from -2 to 0; expected -1 to 2"),
+        ([0, 1], [0.0, 1.0], "answers are float64"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(label, predicted, message):
+    with pytest.raises(RequestError, match=message):
+        confusion(label, predicted, 3)
+
+
+def test_the_worst_have_the_largest_loss_in_order():
+    prediction, label = example()
+    loss = -prediction[np.arange(len(label)), label]
+    chosen = worst(label, prediction, 20)
+    assert (np.diff(loss[chosen]) <= 0).all() and len(set(chosen.tolist())) == 20
+    assert loss[chosen].min() >= np.delete(loss, chosen).max()
+    assert worst(label, prediction, 10**6).size == len(label)
+
+
+def test_of_equally_bad_examples_the_first_come_first():
+    with np.errstate(divide="ignore"):
+        prediction = np.log([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.5, 0.5]])
+    assert worst([1, 0, 0, 1], prediction, 4).tolist() == [0, 2, 1, 3]
+    with pytest.raises(RequestError, match="count is 0"):
+        worst([0], [[0.0, -1.0]], 0)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,19 @@ the average member is a level line and no curve, for company does not make a mem
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxtrain.plots import style
+from jaxtrain.plots.calibration import FEWEST, draw_bins, draw_honest
 from jaxtrain.plots.style import QUIET, TRAIN, VAL
+from jaxtrain.scores import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-FEWEST = 10
-"""Examples that a bin of the reliability diagram must hold to be drawn; of ten, the share that is right is known to
-about 15 points either way."""
 
 
 def ensemble_figure(
@@ -77,26 +75,17 @@ def _draw_by_size(axes: "Axes", report: Mapping[str, Any], name: str) -> None:
 
 
 def _draw_reliability(axes: "Axes", report: Mapping[str, Any]) -> None:
-    axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, label="honest: right as often as it says")
-    bins, num_members = report["reliability"], report["num_members"]
+    draw_honest(axes)
+    alone, together = (_bins(report["reliability"][name]) for name in ("members", "mean_of_probabilities"))
     label = f"one member alone: off by {100 * report['mean_member']['ece']:.2f} points on average (ECE)"
-    _draw_bins(axes, bins["members"], FEWEST * num_members, color=QUIET, marker="s", label=label)
+    draw_bins(axes, alone, FEWEST * report["num_members"], color=QUIET, marker="s", label=label)
     label = f"together: off by {100 * report['mean_of_probabilities']['ece']:.2f} points on average (ECE)"
-    _draw_bins(axes, bins["mean_of_probabilities"], FEWEST, color=TRAIN, marker="o", label=label)
-    axes.text(2, 98, "above the line: too modest", rotation=90, va="top", color=QUIET)  # no guess is so unsure
-    axes.text(98, 3, "below the line: too sure", ha="right", color=QUIET)
-    axes.set(xlim=(0, 104), ylim=(0, 104), title="When it says 80 %, is it right in 80 %?")
-    axes.set(xlabel="confidence (%); disc area: share of the examples", ylabel="accuracy (%)")
+    draw_bins(axes, together, FEWEST, color=TRAIN, marker="o", label=label)
+    axes.set_title("When it says 80 %, is it right in 80 %?")
 
 
-def _draw_bins(
-    axes: "Axes", bins: Mapping[str, Sequence[Any]], fewest: int, *, color: str, marker: str, label: str
-) -> None:
-    count = np.array(bins["count"])
-    confidence, accuracy = (100 * _numbers(bins[name])[count >= fewest] for name in ("confidence", "accuracy"))
-    axes.plot(confidence, accuracy, color=color, linewidth=1, marker=marker, markersize=4, label=label)
-    area = 1500 * count[count >= fewest] / count.sum()
-    axes.scatter(confidence, accuracy, s=area, color=color, alpha=0.25, linewidth=0)
+def _bins(bins: Mapping[str, Any]) -> Reliability:
+    return Reliability(*(_numbers(bins[name]) for name in Reliability._fields))
 
 
 def _describe(report: Mapping[str, Any]) -> str:
