@@ -65,7 +65,10 @@ class Checkup:
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for a file."""
         counts = {verdict: sum(check.verdict == verdict for check in self.checks) for verdict in ORDER}
-        return {"counts": counts, "checks": [dataclasses.asdict(check) for check in self.checks]}
+        return {
+            "counts": counts,
+            "checks": [dataclasses.asdict(check) for check in self.checks],
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Checkup":

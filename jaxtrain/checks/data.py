@@ -23,7 +23,10 @@ def input_scale(subject: Subject) -> Finding:
     mean, deviation = float(image.mean()), float(image.std())
     constant = float((np.ptp(image, axis=0) == 0).mean())
     size = np.hypot(mean, deviation)
-    verdict = worst(grade(size, 3, 20), "pass" if deviation > 0.05 else "warn" if deviation > 5e-3 else "fail")
+    verdict = worst(
+        grade(size, 3, 20),
+        "pass" if deviation > 0.05 else "warn" if deviation > 5e-3 else "fail",
+    )
     verdict = worst(verdict, grade(constant, 0.6, 0.999))
     value = f"mean {mean:.3g}, std {deviation:.3g}, {image.min():.3g} to {image.max():.3g}"
     return Finding(
@@ -38,11 +41,17 @@ def input_scale(subject: Subject) -> Finding:
 def splits_alike(subject: Subject) -> Finding:
     """Whether training, validation and test images have the same mean and deviation."""
     images = {name: _inputs(subject, getattr(subject.data, name)) for name in ("train", "val", "test")}
-    train, others = images.pop("train"), {name: image for name, image in images.items() if len(image)}
+    train, others = (
+        images.pop("train"),
+        {name: image for name, image in images.items() if len(image)},
+    )
     deviation = max(float(train.std()), 1e-12)
     shifts = {name: abs(float(image.mean() - train.mean())) / deviation for name, image in others.items()}
     ratios = {name: abs(np.log(max(float(image.std()), 1e-12) / deviation)) for name, image in others.items()}
-    verdict = worst(grade(max(shifts.values()), 0.5, 3), grade(max(ratios.values()), np.log(2), np.log(10)))
+    verdict = worst(
+        grade(max(shifts.values()), 0.5, 3),
+        grade(max(ratios.values()), np.log(2), np.log(10)),
+    )
     told = [
         f"{name}: mean off by {shifts[name]:.2g} std, std x {image.std() / deviation:.2g}"
         for name, image in others.items()
@@ -81,11 +90,22 @@ def label_balance(subject: Subject) -> Finding:
     if classes is None:
         return _target_scale(data.label[: data.num_train])
     shares = {name: _shares(data.label[slice(*getattr(data, name))], classes) for name in ("train", "val", "test")}
-    train, others = shares["train"], [share for name, share in shares.items() if name != "train" and share.any()]
+    train, others = (
+        shares["train"],
+        [share for name, share in shares.items() if name != "train" and share.any()],
+    )
     unseen = sum(int(((train == 0) & (share > 0)).sum()) for share in others)
-    empty, apart = int((train == 0).sum()), max(np.abs(share - train).sum() / 2 for share in others)
+    empty, apart = (
+        int((train == 0).sum()),
+        max(np.abs(share - train).sum() / 2 for share in others),
+    )
     ratio = train.max() / train[train > 0].min()
-    verdict = worst(grade(ratio, 10, np.inf), grade(apart, 0.2, 0.5), grade(unseen, 0, 0), grade(empty, 0, classes - 2))
+    verdict = worst(
+        grade(ratio, 10, np.inf),
+        grade(apart, 0.2, 0.5),
+        grade(unseen, 0, 0),
+        grade(empty, 0, classes - 2),
+    )
     missing = f", {empty} classes absent" if empty else ""
     return Finding(
         verdict,
@@ -136,7 +156,11 @@ def conflicting_labels(subject: Subject) -> Finding:
     images, counts = np.unique(pairs[0], return_counts=True)
     conflicts = int((counts > 1).sum())
     return Finding(
-        grade(conflicts / max(len(images), 1), 0, np.inf if data.image[0].size < 16 else 0.01),
+        grade(
+            conflicts / max(len(images), 1),
+            0,
+            np.inf if data.image[0].size < 16 else 0.01,
+        ),
         f"{conflicts} of {len(images):,} different images",
         "none",
         "Look at these examples and correct their labels: no network can be right on both, and the loss cannot reach"
@@ -150,7 +174,10 @@ def label_in_a_feature(subject: Subject) -> Finding:
     if classes is None:
         return skipped("There are no classes that a single feature could tell.")
     rows = _rows(subject, subject.data.train)
-    image, label = subject.data.image[rows].reshape(len(rows), -1), subject.data.label[rows]
+    image, label = (
+        subject.data.image[rows].reshape(len(rows), -1),
+        subject.data.label[rows],
+    )
     chosen = np.random.default_rng(subject.seed).permutation(image.shape[1])[:NUM_FEATURES]
     told = [_told_by(image[:, index], label, classes) for index in chosen]
     best, majority = max(told), float(_shares(label, classes).max())
@@ -197,7 +224,11 @@ def _target_scale(target: np.ndarray) -> Finding:
     off = float(np.max(np.abs(mean) / np.maximum(deviation, 1e-12)))
     constant = bool((deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-6)).any())
     return Finding(
-        worst("fail" if constant else "pass", grade(off, 10, np.inf), grade(float(deviation.max()), 100, np.inf)),
+        worst(
+            "fail" if constant else "pass",
+            grade(off, 10, np.inf),
+            grade(float(deviation.max()), 100, np.inf),
+        ),
         f"targets' mean {mean[0]:.3g}, std {deviation[0]:.3g}" + (" (the first)" if len(mean) > 1 else ""),
         "targets that vary, near mean 0 and std 1",
         "Standardize the targets with the training split's mean and std (and undo it in use): a network begins near 0,"

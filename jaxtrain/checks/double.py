@@ -41,6 +41,10 @@ SCATTERS: dict[str, Callable[..., Array]] = {
 }
 
 
+QUICK = {"xla_backend_optimization_level": 0}
+"""Quick to compile, for programs that run some hundred times on a few examples."""
+
+
 class NotTranslatedError(Exception):
     """The function holds an operation that cannot be followed in float64."""
 
@@ -69,8 +73,17 @@ def differentiate(function: Callable[[PyTree], Array], x: PyTree) -> Derivative:
     except (NotTranslatedError, TypeError, ValueError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:60]}"
         plain, plain_gradient = jax.jit(function), jax.jit(jax.grad(function))
-        return Derivative(lambda x: float(plain(x)), lambda x: jax.device_get(plain_gradient(x)), False, reason)
-    return Derivative(lambda x: float(wide(value, x)[0]), lambda x: jax.tree.unflatten(tree, wide(gradient, x)), True)
+        return Derivative(
+            lambda x: float(plain(x)),
+            lambda x: jax.device_get(plain_gradient(x)),
+            False,
+            reason,
+        )
+    return Derivative(
+        lambda x: float(wide(value, x)[0]),
+        lambda x: jax.tree.unflatten(tree, wide(gradient, x)),
+        True,
+    )
 
 
 def in_double(function: Callable[..., Any], *args: Any) -> Callable[..., list[Array]]:
@@ -85,7 +98,10 @@ def in_double(function: Callable[..., Any], *args: Any) -> Callable[..., list[Ar
       NotTranslatedError: when called, for an operation that cannot be followed.
     """
     closed = jax.make_jaxpr(function)(*args)
-    return jax.jit(lambda *flat: _evaluate(closed.jaxpr, [_widen(x) for x in closed.consts], flat))
+    return jax.jit(
+        lambda *flat: _evaluate(closed.jaxpr, [_widen(x) for x in closed.consts], flat),
+        compiler_options=QUICK,
+    )
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -148,8 +164,15 @@ def _scan(params: Any, values: list[Any]) -> list[Any]:
 
 
 def _while(params: Any, values: list[Any]) -> list[Any]:
-    first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-    cond_consts, body_consts, start = values[:first], values[first:second], values[second:]
+    first, second = (
+        params["cond_nconsts"],
+        params["cond_nconsts"] + params["body_nconsts"],
+    )
+    cond_consts, body_consts, start = (
+        values[:first],
+        values[first:second],
+        values[second:],
+    )
     return lax.while_loop(
         lambda carry: _call(params["cond_jaxpr"], [*cond_consts, *carry])[0],
         lambda carry: _call(params["body_jaxpr"], [*body_consts, *carry]),
@@ -162,7 +185,11 @@ def _cond(params: Any, values: list[Any]) -> list[Any]:
     return lax.switch(values[0], branches, *values[1:])
 
 
-LOOPS: dict[str, Callable[[Any, list[Any]], list[Any]]] = {"scan": _scan, "while": _while, "cond": _cond}
+LOOPS: dict[str, Callable[[Any, list[Any]], list[Any]]] = {
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+}
 
 
 def _widen(x: Any) -> Any:

@@ -53,7 +53,10 @@ def penalty_raises_loss(subject: Subject) -> Finding:
     if strong == 0:
         return skipped("No parameter is a kernel other than 0, so there is nothing for a penalty to act on.")
     return Finding(
-        worst("pass" if 0 < weak < strong else "fail", grade(own / max(loss, 1e-12), 1, 100)),
+        worst(
+            "pass" if 0 < weak < strong else "fail",
+            grade(own / max(loss, 1e-12), 1, 100),
+        ),
         f"+{weak:.3g} at l2 = 0.001, +{strong:.3g} at 0.01; as configured {own:.3g} to a loss of {loss:.3g}",
         "larger with more L2; as configured below the loss",
         "Lower hyper.l1 and hyper.l2 where the penalty is larger than the loss: the step would shrink weights and learn"
@@ -63,7 +66,10 @@ def penalty_raises_loss(subject: Subject) -> Finding:
 
 def outputs_fit_task(subject: Subject) -> Finding:
     """Outputs that the task can use: finite, different from input to input, of both signs, not probabilities yet."""
-    looks = [subject.scores.outputs, *(_outputs(subject, weights) for weights in subject.trained.weights[1:])]
+    looks = [
+        subject.scores.outputs,
+        *(_outputs(subject, weights) for weights in subject.trained.weights[1:]),
+    ]
     faults = [fault for fault, found in _faults(subject, looks).items() if found]
     last = looks[-1]
     return Finding(

@@ -20,8 +20,15 @@ from jaxtrain.checks.subject import Subject
 from jaxtrain.optim import kernel_mask
 from jaxtrain.types import PyTree
 
-MOST_ENTRIES, ALL_ENTRIES = 8, 160  # of a leaf; of all leaves together, as far as each has two
-STEPS = (1e-5, 1e-6, 1e-4)  # h of the centred difference; the next is tried where one does not agree
+MOST_ENTRIES, ALL_ENTRIES = (
+    8,
+    160,
+)  # of a leaf; of all leaves together, as far as each has two
+STEPS = (
+    1e-5,
+    1e-6,
+    1e-4,
+)  # h of the centred difference; the next is tried where one does not agree
 WRONG, UNCOMFORTABLE = 1e-2, 1e-4  # relative errors, cs231n's
 COARSE_STEPS = (1e-2, 3e-2, 1e-1)  # the same in float32, along the gradient of a leaf
 COARSE_WRONG, COARSE_UNCOMFORTABLE = 0.2, 0.05
@@ -33,13 +40,20 @@ def gradient_check(subject: Subject) -> Finding:
     if not jax.tree.leaves(params):
         return skipped("The network has no parameters.")
     if derivative.is_double:
-        errors, judge, how = _fine_errors(derivative, params, subject.seed), _judge_fine, "float64"
+        errors, judge, how = (
+            _fine_errors(derivative, params, subject.seed),
+            _judge_fine,
+            "float64",
+        )
     else:
         errors, judge = _coarse_errors(derivative, params), _judge_coarse
         how = f"float32 only: {derivative.reason}"
     judged: dict[str, Verdict] = {path: judge(error) for path, error in errors.items()}
     bad = [path for path, one in judged.items() if one == "fail"]
-    path = max(errors, key=lambda path: float(np.nan_to_num(np.median(errors[path]), nan=np.inf)))
+    path = max(
+        errors,
+        key=lambda path: float(np.nan_to_num(np.median(errors[path]), nan=np.inf)),
+    )
     named = f"; wrong in {', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''}" if bad else ""
     return Finding(
         worst(*judged.values()),
@@ -111,7 +125,10 @@ def _fine_errors(derivative: Derivative, params: PyTree, seed: int) -> dict[str,
     """Path -> relative errors of some entries, in float64; each the best of several h, for a kink lies within few."""
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params))
     floor = 1e-6 * abs(derivative.value(params)) + 1e-12  # of a smaller gradient rounding leaves no digits
-    count, random = min(MOST_ENTRIES, max(2, ALL_ENTRIES // len(leaves))), np.random.default_rng(seed)
+    count, random = (
+        min(MOST_ENTRIES, max(2, ALL_ENTRIES // len(leaves))),
+        np.random.default_rng(seed),
+    )
 
     def error(index: int, at: int, analytic: float) -> float:
         def numeric(h: float) -> float:
@@ -167,7 +184,10 @@ def _coarse_errors(derivative: Derivative, params: PyTree) -> dict[str, np.ndarr
         for h in COARSE_STEPS:
             ends = [[*leaves[:index], leaves[index] + by * direction, *leaves[index + 1 :]] for by in (h, -h)]
             high, low = (derivative.value(jax.tree.unflatten(tree, end)) for end in ends)
-            numeric, rounding = (high - low) / (2 * h), 1e-6 * max(abs(high), abs(low)) / h
+            numeric, rounding = (
+                (high - low) / (2 * h),
+                1e-6 * max(abs(high), abs(low)) / h,
+            )
             found.append(max(abs(length - numeric) - rounding, 0) / max(length, abs(numeric), 1e-12))
         errors[path] = np.array([min(found)])
     return errors

@@ -13,25 +13,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.checks.checkup import Finding, Verdict, grade, skipped, worst
-from jaxtrain.checks.passes import off
+from jaxtrain.checks.passes import off, stepped
 from jaxtrain.checks.subject import NUM_FORWARD, Subject, Trained, bare, copied
 from jaxtrain.config import Augment
-from jaxtrain.program import Program, compile_program
+from jaxtrain.step import Setting
 from jaxtrain.types import Hyper
 
 NUM_MEMORISED, MEMORISING_STEPS, CHUNK = 20, 200, 40
-FACTORS = (1.0, 0.1, 10.0)  # of the configured rate, tried in this order until one learns
-REGULARISERS = ("dropout_rate", "input_dropout_rate", "weight_decay", "label_smoothing", "l1", "l2")
+FACTORS = (
+    1.0,
+    0.1,
+    10.0,
+)  # of the configured rate, tried in this order until one learns
+REGULARISERS = (
+    "dropout_rate",
+    "input_dropout_rate",
+    "weight_decay",
+    "label_smoothing",
+    "l1",
+    "l2",
+)
 
 
 def step_repeats(subject: Subject) -> Finding:
     """The same step from the same state on the same batch, twice, bit for bit."""
-    program = subject.program
-    ends = []
-    for _ in range(2):
-        state = program.init(subject.key, subject.numbers)
-        sums = program.zeros(state.params, state.batch_stats, state.hyper, subject.arrays)
-        ends.append(copied(program.run_steps(state, sums, subject.arrays, subject.order, 0, 1)[0]))
+    batch = next(subject.batches(1))
+    ends = [copied(stepped(subject.brief, subject.state, batch)[0]) for _ in range(2)]
     same = all(np.array_equal(one, other) for one, other in zip(*map(jax.tree.leaves, ends), strict=True))
     return Finding(
         "pass" if same else "warn",
@@ -77,7 +84,10 @@ def learns(subject: Subject) -> Finding:
     verdict, told = tried[factor]
     rate = float(subject.hyper.learning_rate)
     if factor != 1.0:
-        verdict, told = "warn", f"{told} with {factor * rate:.2g}; with {rate:.2g}: {tried[1.0][1]}"
+        verdict, told = (
+            "warn",
+            f"{told} with {factor * rate:.2g}; with {rate:.2g}: {tried[1.0][1]}",
+        )
     return Finding(
         verdict,
         told,
@@ -118,18 +128,21 @@ def chance_stays_chance(subject: Subject) -> Finding:
     random = np.random.default_rng(subject.seed + 1)
     for first, stop in _parts(subject):
         label[first:stop] = random.permutation(label[first:stop])
-    arrays = dataclasses.replace(subject.arrays, label=jnp.asarray(label))
-    trained = subject.train(subject.best.learning_rate, arrays, num_steps=30)
+    trained = subject.train(subject.best.learning_rate, label, num_steps=30)
     first, stop = _parts(subject)[1]
     scores = subject.score(trained.end, first, stop, label)
-    reference, loss = _knowing_nothing(subject, label[first:stop]), float(scores.metrics["loss"].mean())
+    reference, loss = (
+        _knowing_nothing(subject, label[first:stop]),
+        float(scores.metrics["loss"].mean()),
+    )
     if reference is None:
         return skipped("What chance is worth is known of classification and regression only.")
     gain = 1 - loss / reference
     chance, noise = _chance(subject, (first, stop))
     accuracy = float(scores.metrics["accuracy"].mean()) if "accuracy" in scores.metrics else None
     verdict = worst(
-        grade(gain, 0.1, 0.2), "pass" if accuracy is None else grade(accuracy, chance + noise, chance + 2 * noise)
+        grade(gain, 0.1, 0.2),
+        "pass" if accuracy is None else grade(accuracy, chance + noise, chance + 2 * noise),
     )
     return Finding(
         verdict,
@@ -141,7 +154,7 @@ def chance_stays_chance(subject: Subject) -> Finding:
 
 
 def _parts(subject: Subject) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Training and held-out examples as ranges of `subject.arrays`."""
+    """Training and held-out examples as ranges of `subject.image`."""
     return (0, subject.num_train), (subject.num_train, len(subject.labels))
 
 
@@ -164,7 +177,10 @@ def _progress(subject: Subject, trained: Trained) -> tuple[Verdict, str]:
 
 def _quality(subject: Subject, trained: Trained, first: int, stop: int) -> float | None:
     """Accuracy, or in regression the squared correlation with its sign; None where outputs are of another kind."""
-    outputs, label = subject.score(trained.end, first, stop).outputs, subject.labels[first:stop]
+    outputs, label = (
+        subject.score(trained.end, first, stop).outputs,
+        subject.labels[first:stop],
+    )
     if subject.num_classes is not None:
         return float(np.mean(np.argmax(outputs, axis=1) == label))
     if outputs.shape != label.shape or len(label) < 10:
@@ -195,49 +211,55 @@ def _reference(subject: Subject, label: np.ndarray) -> float:
     """The loss on few examples that is taken for knowing nothing; of a task of one's own the first loss."""
     if subject.num_classes is not None:
         return math.log(subject.num_classes)
-    return max(_knowing_nothing(subject, label) or abs(float(subject.scores.loss.mean())), 1e-12)
+    return max(
+        _knowing_nothing(subject, label) or abs(float(subject.scores.loss.mean())),
+        1e-12,
+    )
 
 
 def _few_rows(subject: Subject) -> np.ndarray:
-    """Twenty training examples whose images all differ, as indices into `subject.arrays`."""
+    """Twenty training examples whose images all differ, as indices into `subject.image`."""
     image = subject.image[: subject.num_train]
     return np.sort(np.unique(image.reshape(len(image), -1), axis=0, return_index=True)[1])[:NUM_MEMORISED]
 
 
 def _memorise(subject: Subject, rows: np.ndarray, factor: float, enough: float) -> float:
     """The smallest mean loss reached on these examples, in training mode or in evaluation mode."""
-    program, arrays = _memorising(subject, len(rows)), subject.arrays
-    state = subject.program.init(subject.key, _unregularised(subject.numbers, factor))
-    order = jnp.asarray(np.resize(rows, CHUNK * program.setting.config.batch_size), jnp.int32)
-    batch = jax.tree.map(
-        lambda x: np.resize(x[rows], (len(subject.batch.label), *x.shape[1:])), subject.examples(0, subject.num_train)
+    setting, whole = (
+        _memorising(subject, len(rows)),
+        subject.examples(0, subject.num_train),
+    )
+    state = subject.begin(_unregularised(subject.numbers, factor))
+    batch, shown = (
+        jax.tree.map(lambda x, size=size: np.resize(x[rows], (size, *x.shape[1:])), whole)
+        for size in (setting.config.batch_size, len(subject.batch.label))
     )
     smallest = math.inf
     for _ in range(0, MEMORISING_STEPS, CHUNK):
-        for steps in (CHUNK - 4, 4):
-            sums = subject.program.zeros(state.params, state.batch_stats, state.hyper, arrays)
-            state, sums = program.run_steps(state, sums, arrays, order, 0, steps)
-        losses = (
-            float(sums.sums["loss"]) / float(sums.count),
-            float(subject.examine(copied(state), batch).loss[: len(rows)].mean()),
-        )
-        smallest = min(smallest, *(loss for loss in losses if math.isfinite(loss)), math.inf)
+        for _ in range(CHUNK):
+            state, metrics = stepped(setting, state, batch)
+        training = float(metrics.sums["loss"]) / float(metrics.count)
+        evaluation = float(subject.examine(copied(state), shown).loss[: len(rows)].mean())
+        smallest = min(loss for loss in (smallest, training, evaluation) if not math.isnan(loss))
         if smallest <= enough:
             break
     return smallest
 
 
-def _memorising(subject: Subject, count: int) -> Program:
+def _memorising(subject: Subject, count: int) -> Setting:
     """The step without augmentation, on `count` examples; or the short run's, where that is it and no dearer."""
     config = subject.brief.config
     if config.augment == Augment() and config.num_micro_batches == 1 and count <= config.batch_size <= NUM_FORWARD:
-        return subject.program
+        return subject.brief
     config = dataclasses.replace(bare(config, count), num_micro_batches=1, augment=Augment())
-    return compile_program(dataclasses.replace(subject.brief, config=config))
+    return dataclasses.replace(subject.brief, config=config)
 
 
 def _unregularised(hyper: Hyper, factor: float) -> Hyper:
     """Nothing that keeps the loss from zero."""
-    changes: dict[str, Any] = {"learning_rate": jnp.float32(factor) * hyper.learning_rate, "mixup": None}
+    changes: dict[str, Any] = {
+        "learning_rate": jnp.float32(factor) * hyper.learning_rate,
+        "mixup": None,
+    }
     changes |= {} if hyper.max_norm is None else {"max_norm": jnp.float32(1e6)}
     return dataclasses.replace(off(hyper, *REGULARISERS), **changes)

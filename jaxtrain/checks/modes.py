@@ -12,9 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.checks.checkup import Finding, grade, skipped, worst
-from jaxtrain.checks.passes import OTHER, SAME, augmented, difference, host_batch, leaves_of, momentum_of, off, spread
+from jaxtrain.checks.passes import (
+    OTHER,
+    SAME,
+    augmented,
+    difference,
+    host_batch,
+    leaves_of,
+    momentum_of,
+    off,
+    spread,
+)
 from jaxtrain.checks.subject import Subject
 from jaxtrain.models import is_own_batch_stats
+from jaxtrain.program import compile_program
 from jaxtrain.types import Array, Hyper
 
 NUM_EVALUATED = 100  # examples scored by both the evaluation program and by hand: no whole number of batches
@@ -75,7 +86,14 @@ def _pair_difference(subject: Subject, hyper: Hyper, keys: list[Array]) -> np.nd
 def _acts_in_evaluation(subject: Subject, hyper: Hyper, name: str) -> bool:
     plain = subject.examine(subject.moved, subject.batch, off(hyper, name)).outputs
     strong = dataclasses.replace(hyper, **{name: jnp.float32(0.8)})
-    return difference(subject.examine(subject.moved, subject.batch, strong).outputs, plain, spread(plain)) > SAME
+    return (
+        difference(
+            subject.examine(subject.moved, subject.batch, strong).outputs,
+            plain,
+            spread(plain),
+        )
+        > SAME
+    )
 
 
 def batch_norm_switches(subject: Subject) -> Finding:
@@ -92,7 +110,11 @@ def batch_norm_switches(subject: Subject) -> Finding:
     momentum = None if is_own_batch_stats(stats) else _momentum(subject)
     short = momentum is not None and momentum < 0.5
     return Finding(
-        worst("fail" if still else "pass", "fail" if used <= SAME else "pass", "warn" if short else "pass"),
+        worst(
+            "fail" if still else "pass",
+            "fail" if used <= SAME else "pass",
+            "warn" if short else "pass",
+        ),
         f"training updates {len(before) - len(still)} of {len(before)} statistics; evaluation "
         + ("uses them" if used > SAME else "ignores them")
         + ("" if momentum is None else f"; momentum {momentum:.3g}"),
@@ -115,8 +137,9 @@ def evaluation_is_plain(subject: Subject) -> Finding:
     """The scores of the evaluation program against a forward pass by hand, without augmentation; twice the same."""
     weights, count = subject.moved, min(NUM_EVALUATED, len(subject.rows[1]))
     examples = (subject.num_train, subject.num_train + count)
+    program = compile_program(subject.brief)
     arguments = (*weights, subject.numbers, subject.arrays, *examples)
-    twice = [jax.device_get(subject.program.evaluate(*arguments)) for _ in range(2)]
+    twice = [jax.device_get(program.evaluate(*arguments)) for _ in range(2)]
     expected = float(subject.score(weights, *examples).metrics["loss"].sum())
     given = [float(metrics.sums["loss"]) for metrics in twice]
     off_by = abs(given[0] - expected) / max(abs(expected), 1e-12)
@@ -124,7 +147,11 @@ def evaluation_is_plain(subject: Subject) -> Finding:
     image[-1] = image[0]
     outputs = subject.examine(weights, host_batch(image, np.asarray(subject.batch.label))).outputs
     places = difference(outputs[-1], outputs[0], spread(outputs))
-    verdict = worst(grade(off_by, 1e-3, OTHER), grade(places, SAME, OTHER), "pass" if given[0] == given[1] else "fail")
+    verdict = worst(
+        grade(off_by, 1e-3, OTHER),
+        grade(places, SAME, OTHER),
+        "pass" if given[0] == given[1] else "fail",
+    )
     return Finding(
         verdict,
         f"loss {given[0] / count:.4f}, by hand {expected / count:.4f}; the same image in two places differs by"
@@ -160,7 +187,8 @@ def modes_agree(subject: Subject) -> Finding:
     """Outputs in training mode, mean over keys, against those in evaluation mode, with the same weights."""
     weights, batch = subject.best.end, subject.batch
     train = np.mean(
-        [subject.training_pass(weights, batch.image, key).outputs for key in subject.keys(NUM_KEYS)], axis=0
+        [subject.training_pass(weights, batch.image, key).outputs for key in subject.keys(NUM_KEYS)],
+        axis=0,
     )
     evaluation = subject.examine(weights, batch).outputs
     apart = float(np.sqrt(np.mean((train - evaluation) ** 2)))

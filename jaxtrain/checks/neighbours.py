@@ -9,11 +9,23 @@ import numpy as np
 from flax.errors import FlaxError
 
 from jaxtrain.checks.checkup import Finding, grade, skipped, worst
-from jaxtrain.checks.passes import OTHER, SAME, Scores, Weights, difference, host_batch, influence, spread
+from jaxtrain.checks.passes import (
+    OTHER,
+    SAME,
+    Scores,
+    Weights,
+    difference,
+    host_batch,
+    influence,
+    spread,
+)
 from jaxtrain.checks.subject import Subject
 from jaxtrain.types import Batch
 
-ALONE_SAME, ALONE_OTHER = 0.05, 0.3  # the same of a batch of one: another program, which in bfloat16 rounds otherwise
+ALONE_SAME, ALONE_OTHER = (
+    0.05,
+    0.3,
+)  # the same of a batch of one: another program, which in bfloat16 rounds otherwise
 
 
 def neighbours_in_evaluation(subject: Subject) -> Finding:
@@ -48,7 +60,14 @@ def _alone(subject: Subject, weights: Weights, batch: Batch, plain: Scores, scal
     """The first example by itself; infinite where the network cannot take it or gives another shape."""
     try:
         outputs = subject.examine(weights, jax.tree.map(lambda x: x[:1], batch)).outputs
-    except (FlaxError, TypeError, ValueError, IndexError, ZeroDivisionError, AssertionError):
+    except (
+        FlaxError,
+        TypeError,
+        ValueError,
+        IndexError,
+        ZeroDivisionError,
+        AssertionError,
+    ):
         return float("inf")
     return difference(outputs, plain.outputs[:1], scale) if outputs.shape == plain.outputs[:1].shape else float("inf")
 
@@ -61,7 +80,15 @@ def neighbours_in_training(subject: Subject) -> Finding:
     hyper = subject.numbers
     shares = []
     for index in (0, len(subject.batch.label) // 2):
-        gradient = influence(subject.setting, train, *subject.moved, hyper, subject.batch, subject.key, index)
+        gradient = influence(
+            subject.setting,
+            train,
+            *subject.moved,
+            hyper,
+            subject.batch,
+            subject.key,
+            index,
+        )
         size = np.abs(np.asarray(gradient)).reshape(len(gradient), -1).sum(1)
         shares.append(float((size.sum() - size[index]) / max(size.sum(), 1e-30)))
     return Finding(

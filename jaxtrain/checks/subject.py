@@ -6,6 +6,8 @@ programs. A check that compiled its own would cost a second, and there are two d
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +23,17 @@ from jaxtrain.checks.passes import (
     examined,
     filled,
     host_batch,
+    initial,
     leaves_of,
     limit_of_average,
     normalised,
     off,
     passed,
+    stepped,
 )
 from jaxtrain.config import Config, Schedule
 from jaxtrain.data import Arrays, Data, put
 from jaxtrain.models import is_own_batch_stats, reset_batch_stats
-from jaxtrain.program import compile_program
 from jaxtrain.step import Setting
 from jaxtrain.types import Array, Batch, Hyper, PyTree, TrainState
 
@@ -137,18 +140,20 @@ class Subject:
     def brief(self) -> Setting:
         """The setting of a short run: the same step, at a constant rate, with nothing that belongs to a long run."""
         config = self.setting.config
-        size = min(config.batch_size, MAX_BATCH // config.num_micro_batches * config.num_micro_batches or 1)
+        size = min(
+            config.batch_size,
+            MAX_BATCH // config.num_micro_batches * config.num_micro_batches or 1,
+        )
         return dataclasses.replace(self.setting, config=bare(config, max(size, config.num_micro_batches)))
 
     @functools.cached_property
     def state(self) -> TrainState:
         """The state before the first step."""
-        return self.program.init(self.key, self.numbers)
+        return self.begin(self.numbers)
 
-    @property
-    def program(self) -> Any:
-        """The compiled programs of the short run."""
-        return compile_program(self.brief)
+    def begin(self, hyper: Hyper) -> TrainState:
+        """The state before the first step, with other numbers."""
+        return initial(self.brief, self.key, hyper)
 
     @functools.cached_property
     def start(self) -> Weights:
@@ -185,28 +190,30 @@ class Subject:
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.trained.end.params))
         return self.trained if finite else self.trained_at(0.1)
 
-    def train(self, learning_rate: float, arrays: Arrays | None = None, num_steps: int = NUM_STEPS) -> Trained:
-        """A short training run from the initial weights, on the training examples of `arrays`."""
-        arrays = self.arrays if arrays is None else arrays
-        hyper = dataclasses.replace(self.numbers, learning_rate=jnp.float32(learning_rate))
-        program = self.program
-        num_steps = self.steps_of(num_steps)
-        state = program.init(self.key, hyper)
-        weights = [copied(state)]
-        for first, stop in ((0, EARLY_STEPS), (EARLY_STEPS, num_steps)):
-            sums = program.zeros(state.params, state.batch_stats, state.hyper, arrays)
-            state, _ = program.run_steps(state, sums, arrays, self.order, first, stop - first)
+    def train(
+        self,
+        learning_rate: float,
+        label: np.ndarray | None = None,
+        num_steps: int = NUM_STEPS,
+    ) -> Trained:
+        """A short training run from the initial weights, on the training examples, with labels of their own or these."""
+        state = self.begin(dataclasses.replace(self.numbers, learning_rate=jnp.float32(learning_rate)))
+        weights, batches = [copied(state)], self.batches(num_steps, label)
+        for first, stop in ((0, EARLY_STEPS), (EARLY_STEPS, None)):
+            for batch in itertools.islice(batches, None if stop is None else stop - first):
+                state, _ = stepped(self.brief, state, batch)
             weights.append(copied(state))
         return Trained((weights[0], weights[1], self.settled(weights[2])), learning_rate)
 
-    def steps_of(self, num_steps: int) -> int:
-        """As many, and more where batches are small."""
-        return num_steps * max(1, NUM_FORWARD // self.brief.config.batch_size)
-
-    @functools.cached_property
-    def order(self) -> Array:
-        """Of the examples in short runs; one array for all of them, for another length would be another program."""
-        return order_of(self.num_train, self.steps_of(NUM_STEPS) * self.brief.config.batch_size, self.seed)
+    def batches(self, num_steps: int, label: np.ndarray | None = None) -> Iterator[Batch]:
+        """Training batches, epoch after epoch, each in an order of its own; more of them where they are small."""
+        random, size = np.random.default_rng(self.seed), self.brief.config.batch_size
+        label, order = self.labels if label is None else label, np.arange(0)
+        for step in range(num_steps * max(1, NUM_FORWARD // size)):
+            at = step * size % self.num_train
+            order = random.permutation(self.num_train) if at == 0 else order
+            rows = order[at : at + size]
+            yield host_batch(self.image[rows], label[rows])
 
     def settled(self, weights: Weights) -> Weights:
         """The weights with running statistics as after many more steps: Algorithm 2, of Flax's BatchNorm too."""
@@ -283,13 +290,6 @@ def bare(config: Config, batch_size: int) -> Config:
         final="last",
         watch="auto",
     )
-
-
-def order_of(num_examples: int, length: int, seed: int) -> Array:
-    """i32[length], epoch after epoch, each a permutation."""
-    random = np.random.default_rng(seed)
-    epochs = [random.permutation(num_examples) for _ in range(-(-length // num_examples))]
-    return jnp.asarray(np.concatenate(epochs)[:length], jnp.int32)
 
 
 def copied(state: TrainState) -> Weights:

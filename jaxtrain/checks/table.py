@@ -102,5 +102,8 @@ def _refused(subject: Subject) -> str | None:
 
 
 def _of_request(refused: str | None) -> Finding:
-    expected, advice = "network, task and data fit", "Change what is named; a run would refuse to start."
+    expected, advice = (
+        "network, task and data fit",
+        "Change what is named; a run would refuse to start.",
+    )
     return Finding("pass" if refused is None else "fail", refused or "they fit", expected, advice)

@@ -37,9 +37,10 @@ def _draw_tiles(pixels: np.ndarray, captions: Sequence[Caption], title: str, not
     """All in one panel, whose unit is an inch: a panel each takes ten times as long."""
     from matplotlib.figure import Figure
 
-    narrowest = NARROWEST if columns >= COLUMNS else 0
+    narrow = columns < COLUMNS  # it will be shrunk, and its words with it
+    line, size, narrowest = (1.4 * LINE, 11, 0) if narrow else (LINE, 8, NARROWEST)
     columns = min(columns, len(pixels))
-    tall, below = TILE * pixels.shape[1] / pixels.shape[2], LINE * max(map(len, captions)) + 2 * GAP
+    tall, below = TILE * pixels.shape[1] / pixels.shape[2], line * max(map(len, captions)) + 2 * GAP
     above = 0.35 + 0.2 * (title.count("\n") + 1)
     width = max(columns * (TILE + GAP) + GAP, narrowest)
     height = above + -(-len(pixels) // columns) * (tall + below) + (0.2 if note else 0)
@@ -50,10 +51,10 @@ def _draw_tiles(pixels: np.ndarray, captions: Sequence[Caption], title: str, not
         top = above + (tall + below) * (index // columns)
         extent = (middle - TILE / 2, middle + TILE / 2, top + tall, top)
         axes.imshow(picture, extent=extent, interpolation="nearest")
-        for line, (text, color) in enumerate(caption):
-            down = top + tall + GAP / 2 + LINE * line
-            axes.text(middle, down, text, ha="center", va="top", fontsize=8, color=color)
-    axes.text(width / 2, height - 0.06, note, ha="center", va="bottom", fontsize=8, color=QUIET)
+        for number, (text, color) in enumerate(caption):
+            down = top + tall + GAP / 2 + line * number
+            axes.text(middle, down, text, ha="center", va="top", fontsize=size, color=color)
+    axes.text(width / 2, height - 0.06, note, ha="center", va="bottom", fontsize=size, color=QUIET)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     axes.set_axis_off()
     figure.suptitle(title, y=1 - 0.15 / height, fontsize="medium")
