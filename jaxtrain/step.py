@@ -49,7 +49,7 @@ from jaxtrain.types import (
     init_control,
 )
 
-NUM_PROBES = 20
+NUM_PROBES = 10
 """Probes of a short run."""
 
 
@@ -80,7 +80,7 @@ class Setting:
 
     @property
     def probe_every_steps(self) -> int | None:
-        """Steps between two probes: as configured, but about twenty in a run that is short."""
+        """Steps between two probes: as configured, but about ten in a run that is short."""
         most = self.config.probe_every_steps
         return None if most is None else max(1, min(most, -(-self.num_steps // NUM_PROBES)))
 

@@ -30,7 +30,8 @@ def _decoded(folder: Path, tag: str) -> np.ndarray:
 
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(_accumulator(folder).Images(tag)[-1].encoded_image_string)))
+    pixels = np.asarray(Image.open(io.BytesIO(_accumulator(folder).Images(tag)[-1].encoded_image_string)))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _write(folder: Path, steps: range, purge_step: int | None = None) -> None:
@@ -111,8 +112,14 @@ def test_bytes_of_an_image_come_back(tmp_path: Path, shape: tuple[int, ...]) -> 
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with EventWriter(tmp_path) as writer:
         writer.image("picture", image, 3)
-    expected = np.repeat(image.reshape(4, 6, 1), 3, axis=-1) if image.size == 24 else image  # grey is stored as RGB
-    np.testing.assert_array_equal(_decoded(tmp_path, "picture"), expected)
+    np.testing.assert_array_equal(_decoded(tmp_path, "picture"), image.reshape(4, 6, -1))
+
+
+def test_a_picture_whose_colours_are_greys_is_stored_as_grey(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (4, 6, 1), dtype=np.uint8)
+    with EventWriter(tmp_path) as writer:
+        writer.image("picture", np.repeat(grey, 3, axis=-1))
+    np.testing.assert_array_equal(_decoded(tmp_path, "picture"), grey)
 
 
 def test_float_image_is_clipped_and_not_wrapped(tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def read(folder):
     return accumulator
 
 
-def test_a_short_run_has_twenty_looks_and_a_long_one_one_every_so_many_steps(data):
+def test_a_short_run_has_ten_looks_and_a_long_one_one_every_so_many_steps(data):
     def every(**config):
         return make_setting(jt.Linear(4), data, dataclasses.replace(CONFIG, **config)).probe_every_steps
 
-    assert every(epochs=100) == 600 // 20 and every(epochs=100_000) == 500
-    assert every() == 1 and every(probe_every_steps=None) is None and every(epochs=100, probe_every_steps=7) == 7
+    assert every(epochs=100) == 600 // 10 and every(epochs=100_000) == 500
+    assert every() == 2 and every(probe_every_steps=None) is None and every(epochs=100, probe_every_steps=7) == 7
 
 
 def test_a_run_shows_its_layers_filters_and_batch(data, tmp_path):
@@ -49,7 +49,7 @@ def test_a_run_shows_its_layers_filters_and_batch(data, tmp_path):
     tags = seen.Tags()
     assert {"params/Dense_0/kernel", "gradients/outputs/bias", "activations/BatchNorm_0"} <= set(tags["histograms"])
     assert {"first_layer_filters", "batch"} <= set(tags["images"]) and tags["graph"]
-    steps = list(range(19))  # before the first step, and after each of three epochs of six
+    steps = list(range(0, 19, 2))  # before the first step, and ten in three epochs of six
     assert [point.step for point in seen.Scalars("gradient_norm")] == steps
     assert [point.step for point in seen.Histograms("params/Dense_0/kernel")] == steps
     assert [image.step for image in seen.Images("batch")] == [0]
@@ -81,7 +81,7 @@ def test_members_have_their_own_looks_and_the_run_their_mean(data, tmp_path):
     fit(data, tmp_path, seeds=range(2), parallel="vmap")
     members = [read_scalars(tmp_path / "members" / f"00{i}")["gradient_norm"] for i in range(2)]
     mean = read_scalars(tmp_path)["gradient_norm"]
-    assert members[0] != members[1] and len(mean) == 19
+    assert members[0] != members[1] and len(mean) == 10
     for (step, value), *own in zip(mean, *members, strict=True):
         assert {point[0] for point in own} == {step}
         assert value == pytest.approx(np.mean([point[1] for point in own]), rel=1e-5)

@@ -196,7 +196,7 @@ class Subject:
         label: np.ndarray | None = None,
         num_steps: int = NUM_STEPS,
     ) -> Trained:
-        """A short training run from the initial weights, on the training examples, with labels of their own or these."""
+        """A short run from the initial weights, on the training examples, with labels of their own or these."""
         state = self.begin(dataclasses.replace(self.numbers, learning_rate=jnp.float32(learning_rate)))
         weights, batches = [copied(state)], self.batches(num_steps, label)
         for first, stop in ((0, EARLY_STEPS), (EARLY_STEPS, None)):
@@ -281,6 +281,7 @@ def bare(config: Config, batch_size: int) -> Config:
     return dataclasses.replace(
         config,
         batch_size=batch_size,
+        eval_batch_size=NUM_FORWARD,
         schedule=Schedule("constant"),
         plateau=None,
         early_stopping=None,
