@@ -91,12 +91,12 @@ class EventWriter:
         Raises:
           RequestError: if the shape is another.
         """
-        from tensorboardX.summary import Summary
+        from tensorboardX import summary
 
         pixels = _pixels(tag, image)
         (height, width, channels), file = pixels.shape, _png(pixels)
-        encoded = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=file)
-        self.put(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
+        encoded = {"height": height, "width": width, "colorspace": channels, "encoded_image_string": file}
+        self.put(summary.Summary(value=[{"tag": tag, "image": encoded}]), step)
 
     def figure(self, tag: str, figure: "Figure", step: int = 0) -> None:
         """A matplotlib figure for the IMAGES tab, drawn without pyplot."""

@@ -90,7 +90,7 @@ def check_folder(folder: Path, config: Mapping[str, Any], sha256: str, *, resume
                 f"{folder} was made with another config, so this one cannot resume it: {'; '.join(different[:5])}."
                 " Repeat the stored value, or start a new run in another folder"
             )
-        trained_on = _flat(read_json(folder / "manifest.json") or {}).get("data.sha256", sha256)
+        trained_on = flat(read_json(folder / "manifest.json") or {}).get("data.sha256", sha256)
         if trained_on != sha256:
             raise RequestError(
                 f"{folder} was trained on other data (SHA-256 {trained_on[:12]}, now {sha256[:12]}) and cannot go on"
@@ -103,7 +103,7 @@ def differences(
     stored: Mapping[str, Any], config: Mapping[str, Any], may_differ: Collection[str] = MAY_DIFFER
 ) -> list[str]:
     """What differs between two experiments and may not, as "hyper.learning_rate is 0.1, was 0.001"."""
-    old, new = _flat(stored), _flat(config)
+    old, new = flat(stored), flat(config)
     names = [name for name in {**old, **new} if name not in may_differ and old.get(name) != new.get(name)]
     return [f"{name} is {new.get(name)!r}, was {old.get(name)!r}" for name in names]
 
@@ -147,7 +147,7 @@ def write_start(folder: Path, config: Mapping[str, Any], manifest: Mapping[str, 
 def changes_of_machine(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """What has changed since the folder's last process that can change bits, as "num_cores was 2, is 1"."""
     before = read_json(folder / "manifest.json") or {}
-    old, new = ({k: _flat(m).get(k) for k in CHANGES_BITS} for m in (before, manifest))
+    old, new = ({k: flat(m).get(k) for k in CHANGES_BITS} for m in (before, manifest))
     return [f"{name} was {old[name]}, is {new[name]}" for name in CHANGES_BITS if before and old[name] != new[name]]
 
 
@@ -160,10 +160,11 @@ def read_history(folder: Path, step: int) -> list[dict[str, float]]:
     return rows
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """{"hyper": {"momentum": 0.9}} -> {"hyper.momentum": 0.9}."""
     if isinstance(value, Mapping):
-        flat: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for name, member in value.items():
-            flat |= _flat(member, f"{path}.{name}".lstrip("."))
-        return flat
+            fields |= flat(member, f"{path}.{name}".lstrip("."))
+        return fields
     return {path: value}

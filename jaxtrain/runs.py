@@ -103,7 +103,7 @@ class Ensemble:
         """
         task, outputs = self.living[0].setting.task, self.outputs(images)
         if isinstance(task, Classification):
-            return _consensus(_log_softmax(outputs))
+            return _consensus(scores.log_softmax(outputs))
         if isinstance(task, Regression):
             mean, deviation = ensemble.mean_outputs(outputs)
             return MeanAnswer(mean.astype(np.float32), deviation.astype(np.float32))
@@ -123,7 +123,7 @@ class Ensemble:
         images, labels = first.checked(images), first.checked_labels(labels, len(np.asarray(images)))
         outputs = self.outputs(images)
         if isinstance(first.setting.task, Classification):
-            return ensemble.report(_log_softmax(outputs), labels)
+            return ensemble.report(scores.log_softmax(outputs), labels)
         if isinstance(first.setting.task, Regression):
             return ensemble.regression_report(outputs, labels)
         raise RequestError(f"the members' task, {type(first.setting.task).__name__}, has no report; score `predict`")
@@ -187,8 +187,3 @@ def _consensus(log_probability: np.ndarray) -> Consensus:
         vote_share=ensemble.vote_share(log_probability).astype(np.float32),
         entropy=scores.entropy(mean).astype(np.float32),
     )
-
-
-def _log_softmax(outputs: np.ndarray) -> np.ndarray:
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

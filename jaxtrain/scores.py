@@ -139,6 +139,12 @@ def reliability(log_probability: ArrayLike, label: ArrayLike, num_bins: int = 15
     return Reliability(count, *(_share(total, count) for total in sums))
 
 
+def log_softmax(outputs: np.ndarray) -> np.ndarray:
+    """Log-probabilities of a network's outputs, f[..., K], on the host."""
+    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
 def entropy(log_probability: ArrayLike) -> np.ndarray:
     """Uncertainty of a prediction in nats, f64[N], from 0 to log K; of f[N, K]."""
     prediction = np.asarray(log_probability, dtype=np.float64)

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from jaxtrain.config import Experiment, own_functions
-from jaxtrain.configfile import encode, from_json, load_config
+from jaxtrain.config import DataConfig, Experiment, own_functions
+from jaxtrain.configfile import encode, from_json, load_config, to_json
 from jaxtrain.device import enable_compilation_cache, one_device_per_core, warn_cpu_only
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.folder import PLACES, differences, read_config
@@ -138,6 +138,19 @@ def read_runs(folders: Sequence[Path], reference: str | None) -> tuple[Run | Ens
     return Ensemble(
         [one for run in runs for one in (run.members if isinstance(run, Ensemble) else [run])]
     ), experiments[0]
+
+
+def data_of(experiment: Experiment, rest: list[str], prog: str) -> DataConfig:
+    """The data of a finished run; only where it lies may be said anew, for another split would show training examples.
+
+    Raises:
+      RequestError: a flag in `rest` that changes anything else.
+    """
+    moved = parse_overrides(experiment, rest, prog=prog)
+    changed = differences(to_json(experiment), to_json(moved), PLACES)
+    if changed:
+        raise RequestError(f"{changed[0]}; {prog} takes only --data.dir, --data.path and --data.download")
+    return moved.data
 
 
 def run_name(reference: str) -> str:

@@ -10,15 +10,14 @@ as a whole (Welch's t-test). Diverged seeds are left out. ± is the standard dev
 import dataclasses
 import json
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
 from jaxtrain.errors import RequestError
-from jaxtrain.folder import MAY_DIFFER, differences
-from jaxtrain.program import SIGNS
+from jaxtrain.folder import differences
+from jaxtrain.report.comparison import CHANGES_NOTHING, larger_is_better, left_out, names_of
 from jaxtrain.script import make_parser, run_script
 from jaxtrain.seeds import (
     Comparison,
@@ -35,8 +34,6 @@ from jaxtrain.seeds import (
 )
 from jaxtrain.terminal import Terminal
 
-# These change no score. The number of epochs does, though a resumed run may change it.
-CHANGES_NOTHING = MAY_DIFFER - {"config.epochs"} | {"seed", "seeds", "parallel"}
 MOST_LINES = 10
 
 
@@ -78,15 +75,15 @@ def make_report(a: SeedScores, b: SeedScores, split: str, metric: str) -> Report
     check_comparable(a, b, split)
     values_a, values_b, paired = partners(a.values(split, metric), b.values(split, metric))
     comparison = compare(list(values_a.values()), list(values_b.values()), paired)
-    name_a, name_b = _names(a.folder, b.folder)
+    name_a, name_b = names_of((a.folder, b.folder))
     return Report(
         split=split,
         metric=metric,
         changed=differences(a.config, b.config, CHANGES_NOTHING),
         runs={name_a: interval(values_a.values()), name_b: interval(values_b.values())},
         comparison=comparison,
-        notes=[*_left_out(name_a, a, values_a), *_left_out(name_b, b, values_b), *_cautions(comparison, split)],
-        verdict=in_words(comparison, name_a, name_b, f"{split} {metric}", _larger_is_better(metric, a, b)),
+        notes=[*left_out(name_a, a, values_a), *left_out(name_b, b, values_b), *_cautions(comparison, split)],
+        verdict=in_words(comparison, name_a, name_b, f"{split} {metric}", larger_is_better(metric, (a, b))),
     )
 
 
@@ -107,28 +104,6 @@ def show(terminal: Terminal, report: Report) -> None:
     for note in report.notes:
         terminal.say(f"note: {note}")
     terminal.say(f"{report.verdict}.")
-
-
-def _names(a: Path, b: Path) -> tuple[str, str]:
-    """The folders' names, or their paths where those are the same."""
-    short = a.resolve().name, b.resolve().name
-    return short if short[0] != short[1] else (str(a), str(b))
-
-
-def _larger_is_better(metric: str, a: SeedScores, b: SeedScores) -> bool | None:
-    """Known of the metrics of our own tasks, and of a metric that the run watched with its sign, as '-rmse'."""
-    if metric in SIGNS:
-        return SIGNS[metric] > 0
-    watched = {side.config.get("config", {}).get("watch") for side in (a, b)}
-    up, down = f"+{metric}" in watched, f"-{metric}" in watched
-    return None if up == down else up
-
-
-def _left_out(name: str, run: SeedScores, compared: Collection[int]) -> list[str]:
-    alone = [seed for seed in run.scores if seed not in compared]
-    reasons = [(run.diverged, "diverged"), (alone, "no partner")]
-    parts = [f"{', '.join(map(str, seeds))} ({why})" for seeds, why in reasons if seeds]
-    return [f"seeds of {name} that are left out: {'; '.join(parts)}"] if parts else []
 
 
 def _cautions(comparison: Comparison, split: str) -> list[str]:

@@ -15,14 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from jaxtrain.config import Experiment
-from jaxtrain.configfile import to_json
-from jaxtrain.data import Data, load_data
+from jaxtrain.data import load_data
 from jaxtrain.errors import RequestError
 from jaxtrain.files import jsonable
-from jaxtrain.folder import PLACES, differences
-from jaxtrain.overrides import parse_overrides
-from jaxtrain.script import make_parser, prepare, read_runs, run_script
+from jaxtrain.script import data_of, make_parser, prepare, read_runs, run_script
 
 
 def main(args: list[str]) -> None:
@@ -34,7 +30,8 @@ def main(args: list[str]) -> None:
     flags, rest = parser.parse_known_args(args)
     prepare()
     run, experiment = read_runs(flags.run, flags.config)
-    data = _load_data(experiment, rest)
+    moved = data_of(experiment, rest, "evaluate.py")
+    data = load_data(moved, report=lambda text: print(text, file=sys.stderr))
     if data.info.sha256 != run.info.sha256 and not flags.other_data:
         raise RequestError(
             f"the data is not what {flags.run[0]} was trained on (its SHA-256 is {data.info.sha256[:12]}, was"
@@ -48,15 +45,6 @@ def main(args: list[str]) -> None:
     names = [str(folder) for folder in flags.run]
     facts = {"run": names[0] if len(names) == 1 else names, "split": flags.split, "examples": stop - start}
     print(json.dumps(jsonable({**facts, **scores}), indent=2))
-
-
-def _load_data(experiment: Experiment, rest: list[str]) -> Data:
-    """The run's data; only where it lies may be said anew, for another split would score training examples."""
-    moved = parse_overrides(experiment, rest, prog="evaluate.py")
-    changed = differences(to_json(experiment), to_json(moved), PLACES)
-    if changed:
-        raise RequestError(f"{changed[0]}; evaluate.py takes only --data.dir, --data.path and --data.download")
-    return load_data(moved.data, report=lambda text: print(text, file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
 from jaxtrain.config import own_functions
-from jaxtrain.configfile import from_json, load_config, to_json
+from jaxtrain.configfile import from_json, load_config
 from jaxtrain.data import Data, load_data
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.folder import PLACES, differences, read_config
-from jaxtrain.overrides import parse_overrides
+from jaxtrain.folder import read_config
 from jaxtrain.report import write_comparison, write_report
 from jaxtrain.runs import load_run
-from jaxtrain.script import make_parser, prepare, run_script
+from jaxtrain.script import data_of, make_parser, prepare, run_script
 
 MOST_NAMES = 3
 
@@ -83,13 +82,9 @@ def _data_of(folder: Path, passed: dict[str, Any], rest: list[str]) -> tuple[Dat
     described = read_config(folder) or {}
     if described.get("data", {}).get("type") == "arrays":
         return None, "The data was given as arrays, which a run does not keep."
-    experiment = from_json(described, **passed)
-    moved = parse_overrides(experiment, rest, prog="report.py")
-    changed = differences(to_json(experiment), to_json(moved), PLACES)
-    if changed:
-        raise RequestError(f"{changed[0]}; report.py takes only --data.dir, --data.path and --data.download")
+    moved = data_of(from_json(described, **passed), rest, "report.py")
     try:
-        return load_data(moved.data, report=lambda text: print(text, file=sys.stderr)), ""
+        return load_data(moved, report=lambda text: print(text, file=sys.stderr)), ""
     except (RequestError, WorldError) as error:
         return None, f"The data could not be loaded: {error}."
 

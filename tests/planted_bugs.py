@@ -499,7 +499,7 @@ BUGS: dict[str, dict[str, Case]] = {
 HEALTHY: dict[str, Case] = {
     **cases("MLP", "CNN", "Mlp", "PatchTransformer", "Depthwise", "Rows"),
     **{f"two heads, {name}": case for name, case in two_heads(TwoHeads()).items()},
-    "Linear": Case(jt.Linear()),
+    "Linear": Case(jt.Linear(), hyper=Hyper(3e-3)),
     "ResNet": Case(jt.ResNet(widths=(8, 12))),
     "tanh": Case(jt.MLP(hidden=(32, 32), batch_norm=False, activation="tanh", kernel_init="glorot")),
     "own task": Case(jt.MLP(hidden=(32,)), task=OwnClassification(10)),

@@ -16,7 +16,7 @@ import pytest
 import jaxtrain as jt
 from jaxtrain.checks import Checkup, check, forward, gradient, learning, modes, neighbours
 from jaxtrain.checks import data as of_data
-from jaxtrain.checks.checkup import Finding, grade
+from jaxtrain.checks.checkup import grade
 from jaxtrain.checks.double import differentiate
 from jaxtrain.checks.passes import limit_of_average
 from jaxtrain.checks.subject import Subject
@@ -427,8 +427,8 @@ def test_a_checkup_survives_json_and_is_shown(data, capsys):
     assert Checkup.from_json(json.loads(json.dumps(found.to_json()))) == found
     found.show(Terminal())
     out = capsys.readouterr().out
-    assert "fail: request" in out and "label balance" in out
-    assert isinstance(found.checks[0], object) and Finding._fields[0] == "verdict"
+    assert "fail  request" in out and "expected: network, task and data fit" in out
+    assert "pass  label balance" in out and "skip  gradient check" in out
 
 
 def test_the_script_exits_with_1_where_a_check_fails_and_writes_the_checks(tmp_path):
@@ -437,4 +437,4 @@ def test_the_script_exits_with_1_where_a_check_fails_and_writes_the_checks(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 1, done.stderr
     stored = Checkup.from_json(json.loads((tmp_path / "checks.json").read_text()))
-    assert [c.name for c in stored.failed] == ["request"] and "fail: request" in done.stdout
+    assert [c.name for c in stored.failed] == ["request"] and "fail  request" in done.stdout

@@ -76,11 +76,14 @@ class Checkup:
         return cls(tuple(Check(**check) for check in stored["checks"]))
 
     def show(self, terminal: Terminal) -> None:
-        """The table, then what to do about each check that did not pass."""
-        rows = [(check.name, check.verdict, check.value, check.expected) for check in self.checks]
-        terminal.table("checks before training", ("check", "verdict", "found", "expected"), rows)
-        for check in (*self.warned, *self.failed):
-            terminal.say(f"{check.verdict}: {check.name}: {check.value}. {check.advice}")
+        """A line for each check; below one that did not pass what is expected and what to do."""
+        width = max((len(check.name) for check in self.checks), default=0)
+        for index, check in enumerate(self.checks):
+            if index == 0 or check.group != self.checks[index - 1].group:
+                terminal.say(check.group)
+            terminal.say(f"  {check.verdict}  {check.name:{width}}  {check.value}")
+            if check.verdict in ("warn", "fail"):
+                terminal.say(f"        expected: {check.expected}\n        {check.advice}")
         counts = self.to_json()["counts"]
         told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in reversed(ORDER) if counts[verdict])
         terminal.say(f"{len(self.checks)} checks in {self.seconds:.0f} s: {told}")
@@ -88,7 +91,7 @@ class Checkup:
 
 def skipped(reason: str) -> Finding:
     """A check that cannot be made here."""
-    return Finding("skip", "not checked", "", reason)
+    return Finding("skip", f"not checked: {reason}", "", reason)
 
 
 def grade(value: float, warn: float, fail: float) -> Verdict:

@@ -41,10 +41,6 @@ SCATTERS: dict[str, Callable[..., Array]] = {
 }
 
 
-QUICK = {"xla_backend_optimization_level": 0}
-"""Quick to compile, for programs that run some hundred times on a few examples."""
-
-
 class NotTranslatedError(Exception):
     """The function holds an operation that cannot be followed in float64."""
 
@@ -98,10 +94,9 @@ def in_double(function: Callable[..., Any], *args: Any) -> Callable[..., list[Ar
       NotTranslatedError: when called, for an operation that cannot be followed.
     """
     closed = jax.make_jaxpr(function)(*args)
-    return jax.jit(
-        lambda *flat: _evaluate(closed.jaxpr, [_widen(x) for x in closed.consts], flat),
-        compiler_options=QUICK,
-    )
+    # With all of XLA's optimisations: without, on a CPU, the maximum of a pooling window is computed twice and differs
+    # from itself in the last bit, and its gradient is lost.
+    return jax.jit(lambda *flat: _evaluate(closed.jaxpr, [_widen(x) for x in closed.consts], flat))
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:

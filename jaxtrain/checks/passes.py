@@ -21,10 +21,8 @@ from jaxtrain.optim.parameters import parameter_path
 from jaxtrain.step import Setting, init_state, train_step
 from jaxtrain.types import Array, Batch, Hyper, PyTree
 
-SAME, OTHER = (
-    1e-3,
-    2e-2,
-)  # differences in units of the outputs' spread: below rounding; above not the same number
+SAME, OTHER = 1e-3, 2e-2
+"""Differences in units of the outputs' spread: up to the first it is rounding, above the second another number."""
 
 
 def compiled(function: Callable[..., Any], level: int = 1, **kwargs: Any) -> Any:
@@ -128,7 +126,7 @@ def augmented(setting: Setting, hyper: Hyper, key: Array, batch: Batch) -> Batch
 initial = compiled(init_state, level=0, static_argnums=0)
 """`step.init_state`, compiled."""
 
-stepped = compiled(train_step, static_argnums=0)
+stepped = jax.jit(train_step, static_argnums=0)
 """`step.train_step`, compiled."""
 
 normalised = compiled(normalise)

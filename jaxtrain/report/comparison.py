@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.errors import RequestError
-from jaxtrain.folder import MAY_DIFFER, read_history, read_json
+from jaxtrain.folder import MAY_DIFFER, flat, read_history, read_json
 from jaxtrain.program import SIGNS
 from jaxtrain.report.settings import shown
 from jaxtrain.runs import SPLITS
@@ -140,9 +140,9 @@ def larger_is_better(metric: str, runs: Sequence[SeedScores]) -> bool | None:
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> tuple[Differing, ...]:
     """The fields that are not the same in all configs, but for those that change no score."""
-    flat = [_flat(config) for config in configs]
-    paths = dict.fromkeys(path for fields in flat for path in fields)
-    values = {p: tuple(shown(f[p]) if p in f else "–" for f in flat) for p in paths if p not in CHANGES_NOTHING}
+    each = [flat(config) for config in configs]
+    paths = dict.fromkeys(path for fields in each for path in fields)
+    values = {p: tuple(shown(f[p]) if p in f else "–" for f in each) for p in paths if p not in CHANGES_NOTHING}
     return tuple(Differing(path, row) for path, row in values.items() if len(set(row)) > 1)
 
 
@@ -196,12 +196,3 @@ def _notes(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     )
     left = dict.fromkeys(note for verdict in verdicts for note in verdict.notes)
     return (*([many] if tested > 1 else []), *left)
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {path: value}
-    fields: dict[str, Any] = {}
-    for name, member in value.items():
-        fields |= _flat(member, f"{path}.{name}".lstrip("."))
-    return fields

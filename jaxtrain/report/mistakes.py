@@ -13,7 +13,7 @@ from jaxtrain.data import Data
 from jaxtrain.ensemble import mean_log_probability
 from jaxtrain.result import Run
 from jaxtrain.runs import Ensemble
-from jaxtrain.scores import Scores, confusion, per_class, scores
+from jaxtrain.scores import Scores, confusion, log_softmax, per_class, scores
 from jaxtrain.tasks import Classification, Regression
 
 MOST_PAIRS = 5
@@ -89,7 +89,9 @@ def find_mistakes(run: Run | Ensemble, data: Data) -> Mistakes | Residuals | Non
     image, label = data.image[start:stop][finite], data.label[start:stop][finite]
     if isinstance(task, Regression):
         return of_targets(label, outputs[:, finite].mean(axis=0, dtype=np.float64), num_left_out=int((~finite).sum()))
-    return of_classes(image, label, log_softmax(outputs[:, finite]), class_names(data), int((~finite).sum()))
+    return of_classes(
+        image, label, log_softmax(outputs[:, finite].astype(np.float64)), class_names(data), int((~finite).sum())
+    )
 
 
 def of_classes(
@@ -136,12 +138,6 @@ def of_targets(target: np.ndarray, predicted: np.ndarray, *, num_left_out: int =
 def class_names(data: Data) -> tuple[str, ...]:
     """The names of the classes; their numbers, if they have none."""
     return data.info.class_names or tuple(map(str, range(data.info.num_classes or 0)))
-
-
-def log_softmax(outputs: np.ndarray) -> np.ndarray:
-    """f64, over the last axis."""
-    shifted = outputs - outputs.max(axis=-1, keepdims=True).astype(np.float64)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _most_confused(matrix: np.ndarray, names: tuple[str, ...]) -> tuple[Confused, ...]:
