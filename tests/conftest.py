@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -49,12 +50,14 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def bare_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def bare_runs(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs look at no step closely, and draw no graph and no report, each of which takes seconds to compile or draw.
 
     A test of these is marked `whole_runs`.
     """
-    if request.node.get_closest_marker("whole_runs") is None:
-        monkeypatch.setattr("jaxtrain.log.Logs.wants_looks", False)
-        monkeypatch.setattr("jaxtrain.job.log_graphs", lambda *_: None)
-        monkeypatch.setattr("jaxtrain.run._report", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:  # not the test's own, which it may undo
+        if request.node.get_closest_marker("whole_runs") is None:
+            patch.setattr("jaxtrain.log.Logs.wants_looks", False)
+            patch.setattr("jaxtrain.job.log_graphs", lambda *_: None)
+            patch.setattr("jaxtrain.run._report", lambda *_: None)
+        yield

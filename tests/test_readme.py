@@ -13,7 +13,7 @@ EXAMPLES = re.findall(r"<!-- ci: example -->\n```python\n(.*?)```", (ROOT / "REA
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))

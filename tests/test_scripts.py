@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ["--model.hidden", "16", "--epochs", "2"]
+BARE = ["--no-report", "--probe_every_steps", "None"]  # what takes seconds to compile and to draw
+QUICK = ["--model.hidden", "16", "--epochs", "2", *BARE]
 
 
 def start(script, *args, cwd, **env):
@@ -67,7 +68,9 @@ def test_predict_prints_a_label_for_each_image(finished):
 
 def test_a_run_is_repeated_from_its_json(finished):
     cwd, _, folder = finished
-    status, _, err = run("train", "--config", folder / "config.json", "--workdir", "again", "--quiet", cwd=cwd)
+    status, _, err = run(
+        "train", "--config", folder / "config.json", "--workdir", "again", "--quiet", "--no-report", cwd=cwd
+    )
     assert status == 0, err
     first, again = (json.loads((p / "summary.json").read_text()) for p in (folder, cwd / "again"))
     assert first["digest"] == again["digest"]
@@ -105,6 +108,7 @@ def test_a_stand_in_is_announced_and_recorded_in_name_manifest_and_summary(tmp_p
         "--model.hidden",
         "8",
         "--quiet",
+        *BARE,
     ]
     status, out, err = run("train", *args, cwd=tmp_path)
     assert status == 0, err
@@ -116,7 +120,7 @@ def test_a_stand_in_is_announced_and_recorded_in_name_manifest_and_summary(tmp_p
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_with_a_checkpoint_and_it_resumes(tmp_path, number, status):
-    args = ["--config", ROOT / "configs/digits.py", "--workdir", "run", "--epochs", "3000"]
+    args = ["--config", ROOT / "configs/digits.py", "--workdir", "run", "--epochs", "3000", *BARE]
     process = start("train", *args, cwd=tmp_path)
     events = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -127,7 +131,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_it_resumes(tmp_path, number
     assert process.returncode == status, err
     assert list((tmp_path / "run" / "checkpoints").glob("0*"))
     step = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("0*"))
-    status, out, err = run("train", *args[2:4], "--resume", "--epochs", step // 19 + 1, cwd=tmp_path)
+    status, out, err = run("train", *args[2:4], "--no-report", "--resume", "--epochs", step // 19 + 1, cwd=tmp_path)
     assert status == 0 and f"resumed from step {step}" in out, err
 
 

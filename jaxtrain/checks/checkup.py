@@ -60,7 +60,7 @@ class Checkup:
         return sum(check.seconds for check in self.checks)
 
     def __getitem__(self, name: str) -> Check:
-        return next(check for check in self.checks if check.name == name)
+        return {check.name: check for check in self.checks}[name]
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for a file."""
