@@ -145,7 +145,7 @@ class Config:
     log_every_steps: int = 100
     """Steps between two points of the step loss."""
     probe_every_steps: int | None = 500
-    """Most steps between two looks at gradients, updates and activations (a short run has ten); None: none."""
+    """Most steps between two looks at each layer and its gradient (a short run has ten looks); None: none."""
     max_chunk_seconds: float = 5.0
     """Longest stay in compiled code, so that signals are answered."""
     checkpoint_every_seconds: float = 60.0

@@ -93,6 +93,7 @@ def _run(
         "seconds": group.seconds,
         "seconds_to_first_step": timing.to_first_step,
         "compile_seconds": timing.compile,
+        "look_seconds": timing.look,
         "images_per_second": timing.images_per_second,
         "num_parameters": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(weights["params"])),
         "digest": digest({"params": weights["params"], "batch_stats": weights["batch_stats"]}),

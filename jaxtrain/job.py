@@ -181,12 +181,11 @@ def _log_start(job: Job, group: Group, log: Logs, first: int) -> None:
     """Graphs and hyper-parameters; TensorBoard takes the first of each, so a resumed run writes them again in vain."""
     if not first:
         log_graphs(log.run, job.setting, job.data, job.hyper)
-    metrics = list(group.lanes[0].sums.sums)
     if job.alone:
-        log_hyper(log.run, job.setting, job.hyper, job.seeds[0], metrics)
+        log_hyper(log.run, job.setting, job.hyper, job.seeds[0])
     for index, own in log.members.items():
         member = group.members[index]
-        log_hyper(own, job.setting, member.hyper, member.seed, metrics, group=job.folder.name if job.folder else "")
+        log_hyper(own, job.setting, member.hyper, member.seed, group=job.folder.name if job.folder else "")
 
 
 def _write_member(job: Job, run: Run, place: Path) -> None:

@@ -7,7 +7,7 @@ JAX's jaxpr, which is no public interface, and no picture is worth a run.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,9 +23,6 @@ from jaxtrain.types import Batch, Hyper
 
 STEP_GRAPH = "graph_train_step"
 """The GRAPHS tab has one graph a folder: the network's lies in the run's, the train step's in this one below it."""
-
-USUAL = {"learning_rate", "weight_decay", "dropout_rate"}
-"""Hyper-parameters that have a column in any case."""
 
 METRICS = ("val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/accuracy", "train/loss")
 
@@ -55,7 +52,7 @@ def log_graphs(log: Log, setting: Setting, data: Data, hyper: Hyper) -> None:
         log.terminal.warn(f"the GRAPHS tab stays empty: {error}")
 
 
-def log_hyper(log: Log, setting: Setting, hyper: Hyper, seed: int, metrics: Sequence[str], group: str = "") -> None:
+def log_hyper(log: Log, setting: Setting, hyper: Hyper, seed: int, group: str = "") -> None:
     """A row of the HPARAMS tab, to which TensorBoard adds the last points of the curves.
 
     Args:
@@ -63,12 +60,10 @@ def log_hyper(log: Log, setting: Setting, hyper: Hyper, seed: int, metrics: Sequ
       setting: what is trained.
       hyper: its hyper-parameters.
       seed: its seed.
-      metrics: names of the task's metrics.
       group: of several seeds, which become one row with the mean of their scores.
     """
     values = _hyper_values(hyper) | _static_values(setting) | ({} if group else {"seed": seed})
-    known = [name for name in METRICS if name.partition("/")[2] in metrics]
-    log.put(experiment({name: {"like": value} for name, value in values.items()}, known))
+    log.put(experiment({name: {"like": value} for name, value in values.items()}, METRICS))
     log.put(session_start(values, group))
 
 
@@ -96,14 +91,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 
 
 def _hyper_values(hyper: Hyper) -> dict[str, Any]:
-    """Those that are usual or not at their default: TensorBoard shows five columns, and the others by a click each."""
-    default = Hyper()
-    names = [field.name for field in dataclasses.fields(hyper) if field.name != "extra"]
-    fields = {name: getattr(hyper, name) for name in names}
-    return {
-        **{name: value for name, value in fields.items() if name in USUAL or value != getattr(default, name)},
-        **hyper.extra,
-    }
+    """All of them, for of several runs TensorBoard takes the columns of one."""
+    fields = {field.name: getattr(hyper, field.name) for field in dataclasses.fields(hyper) if field.name != "extra"}
+    return {**fields, **hyper.extra}
 
 
 def _static_values(setting: Setting) -> dict[str, Any]:

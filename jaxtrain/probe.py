@@ -5,6 +5,7 @@ throws its result away. In the step itself each of these numbers would be paid f
 behind a condition.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,10 +62,15 @@ class Probe:
 
 
 def probe(setting: Setting, state: TrainState, batch: Batch) -> Probe:
-    """Look at the step that `state` would do on `batch`; with micro-batches, at the first of them alone."""
+    """Look at the last step that `state` has done, on `batch` again; with micro-batches, at the first of them alone.
+
+    Its keys and its rate, with the weights of now: at the end of a run the next step's rate may be 0. Before the first
+    step it is the first.
+    """
     config = setting.config
     with jax.default_matmul_precision(config.matmul_precision):
-        augment_key, dropout_key = step_keys(state)
+        last = dataclasses.replace(state, step=jnp.maximum(state.step - 1, 0))
+        augment_key, dropout_key = step_keys(last)
         batch = augment_batch(setting, state, augment_key, batch)
         part = jax.tree.map(lambda x: x[: x.shape[0] // config.num_micro_batches], batch)
 
@@ -77,7 +83,7 @@ def probe(setting: Setting, state: TrainState, batch: Batch) -> Probe:
         gradient, activations = jax.grad(data_loss, has_aux=True)(state.params)
         dead = _per_kernel(_dead_share, gradient)  # of the data's gradient, for a penalty reaches every weight
         gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.params, state.hyper))
-        after = updated(setting, state, gradient, state.batch_stats)
+        after = updated(setting, state, gradient, state.batch_stats, steps_back=1)
     scalars = {"gradient_norm": optax.tree.norm(gradient)}
     scalars |= _named("gradient_norm", _per_kernel(_length, gradient))
     scalars |= _named("update_ratio", _per_kernel(_ratio, after.params, state.params))

@@ -205,15 +205,16 @@ def fit(
 
 
 def _report(run: Run | Ensemble, data: Data, terminal: Terminal) -> None:
-    """The report, whose figures of the mistakes go to TensorBoard too; the run is done, so a full disk is no error."""
+    """The report, whose figures of the mistakes go to TensorBoard too. The run is done: nothing here may lose it."""
     folder = run.folder
     if folder is None or run.summary["status"] in ("stopped", "diverged"):
         return
     try:
         with EventWriter(folder) as events:
             path = write_report(run, data, folder, events=events)
-    except (OSError, WorldError) as error:
-        terminal.warn(f"the report could not be written: {error}; python scripts/report.py {folder} does it again")
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        terminal.warn(f"the report could not be written: {why}; python scripts/report.py {folder} does it again")
         return
     terminal.say(f"report: {path}")
 

@@ -260,12 +260,14 @@ def learning_rate(setting: Setting, state: TrainState) -> Array:
     return state.hyper.learning_rate * factor * state.control.rate_scale
 
 
-def _transformation(setting: Setting, hyper: Hyper, rate_scale: Array, params: PyTree) -> optax.GradientTransformation:
+def _transformation(
+    setting: Setting, hyper: Hyper, rate_scale: Array, params: PyTree, steps_back: int = 0
+) -> optax.GradientTransformation:
     """The optax chain, built from traced numbers at each trace; the reduction on plateau enters as a schedule."""
     choice = setting.config.optimizer
 
     def schedule(step: Array) -> Array:
-        return setting.schedule(step) * rate_scale
+        return setting.schedule(jnp.maximum(step - steps_back, 0) if steps_back else step) * rate_scale
 
     own = choice(hyper, schedule) if callable(choice) else optimizer(hyper, schedule, choice)
     return freeze(own, frozen_mask(params, setting.config.frozen)) if setting.config.frozen else own
@@ -306,9 +308,11 @@ def _gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> 
         return gradient, batch_stats, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
 
-def updated(setting: Setting, state: TrainState, gradient: PyTree, batch_stats: PyTree) -> TrainState:
-    """The state after an update by `gradient`."""
-    transform = _transformation(setting, state.hyper, state.control.rate_scale, state.params)
+def updated(
+    setting: Setting, state: TrainState, gradient: PyTree, batch_stats: PyTree, *, steps_back: int = 0
+) -> TrainState:
+    """The state after an update by `gradient`, at the rate of so many steps before."""
+    transform = _transformation(setting, state.hyper, state.control.rate_scale, state.params, steps_back)
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema

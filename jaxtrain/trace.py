@@ -23,15 +23,16 @@ class Trace:
         return min((edge - step for edge in self._steps or () if edge > step), default=sys.maxsize)
 
     def at(self, step: int) -> jax.profiler.StepTraceAnnotation:
-        """Begin or end the trace where `step` says so; the context is for the call that starts at `step`."""
-        if self._steps is not None:
-            first, last = self._steps
-            if not self._running and first <= step < last:
-                jax.profiler.start_trace(str(self._folder))
-                self._running = True
-            elif step >= last:
-                self.close()
+        """Begin the trace where `step` says so; the context is for the call that starts at `step`."""
+        if self._steps is not None and not self._running and self._steps[0] <= step < self._steps[1]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+    def end(self, step: int) -> None:
+        """End the trace where `step`, up to which all is done, says so."""
+        if self._steps is not None and step >= self._steps[1]:
+            self.close()
 
     def close(self) -> None:
         """Write what was traced, if anything; a second time does nothing."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxtrain.checkpoint import Store
 from jaxtrain.errors import NonFiniteError
-from jaxtrain.log import Logs
+from jaxtrain.log import Logs, Look
 from jaxtrain.look import look_at
 from jaxtrain.members import Group, Lane, Row, copy_weights
 from jaxtrain.metrics import compute
@@ -125,8 +125,8 @@ def train(
     every = setting.probe_every_steps if log.wants_looks else None
     if group.step < end and group.running:
         _compile(group, timing)
-        if group.step == 0 and every is not None:
-            _probe(group, timing, log)
+        if group.step == 0 and every is not None and not _probe(group, timing, log):
+            every = None
     log.compiled(group.step, timing.compile)
 
     while group.step < end and group.running:
@@ -137,13 +137,14 @@ def train(
         edges = min(next_log, next_probe, end) - group.step, trace.steps_left(group.step)
         count = min(*edges, longest, limit)
 
-        now = time.perf_counter()
+        annotation, now = trace.at(group.step), time.perf_counter()
         lanes = [number for number in range(len(group.lanes)) if group.lane_runs(number)]
-        with trace.at(group.step):
+        with annotation:
             group.each_lane(functools.partial(_advance, epoch=epoch, start=done, num_steps=count), lanes)
         spent = time.perf_counter() - now
         _keep_stopped(group)
         group.step += count
+        trace.end(group.step)
         timing.train += spent
         timing.images += count * config.batch_size * len(group.running)
         if math.isnan(timing.to_first_step):
@@ -177,9 +178,10 @@ def train(
             for index, row in rows.items():
                 group.members[index].history.append(row)
             log.evaluation(rows)
+        if every is not None and group.step == next_probe and not _probe(group, timing, log):
+            every = None
+        if evaluated:
             _stop_early(group, views)
-        if every is not None and group.step == next_probe:
-            _probe(group, timing, log)
         _end_of_chunk(group, total, stop)
 
         now = time.perf_counter()
@@ -246,20 +248,35 @@ def _look(lane: Lane, *, evaluated: bool, num_val: int, dry: bool = False) -> di
     return jax.block_until_ready(seen)
 
 
-def _probe(group: Group, timing: Timing, log: Logs) -> None:
-    """Look closely at each running member's last step, repeated with the weights of now; before any, at the first."""
+def _probe(group: Group, timing: Timing, log: Logs) -> bool:
+    """Look closely at each running member's last step, repeated with the weights of now; before any, at the first.
+
+    False where it cannot be done, for want of memory or by a figure that fails: no look is worth a run.
+    """
     now = time.perf_counter()
+    try:
+        log.look(group.step, _looks(group))
+    except Exception as error:
+        log.run.terminal.warn(
+            f"the run goes on without looks at its steps, as one failed: {type(error).__name__}: {error}"
+            " (--probe_every_steps None leaves them out)"
+        )
+        return False
+    finally:
+        timing.look += time.perf_counter() - now
+    return True
+
+
+def _looks(group: Group) -> dict[int, Look]:
     epoch, index = divmod(max(group.step - 1, 0), group.setting.steps_per_epoch)
     lanes = [number for number in range(len(group.lanes)) if group.lane_runs(number)]
     probes = group.each_lane(lambda lane: jax.block_until_ready(lane.probe(epoch, index)), lanes)
-    seen = dict(zip(lanes, fetch(probes), strict=True))
-    looks = {}
+    seen, looks = dict(zip(lanes, fetch(probes), strict=True)), {}
     for member in group.running:
         params, first = group.weights(member)["params"], group.step == 0
         view = _view(group, seen, member)
         looks[member] = look_at(view, params, group.setting.image_shape, group.data.info, first=first)
-    log.look(group.step, looks)
-    timing.look += time.perf_counter() - now
+    return looks
 
 
 def _view(group: Group, seen: Mapping[int, Any], index: int) -> Any:

@@ -45,7 +45,7 @@ def hparams_of(folder, tag):
 
 def test_a_run_is_a_row_with_every_hyper_parameter_and_the_tasks_metrics(setting, tmp_path):
     with Log(tmp_path, Terminal(quiet=True)) as log:
-        overview.log_hyper(log, setting, HYPER, 7, ["loss", "accuracy"])
+        overview.log_hyper(log, setting, HYPER, 7)
         overview.log_result(log, SUMMARY)
     row = hparams_of(tmp_path, "session_start_info").session_start_info.hparams
     assert row["learning_rate"].number_value == 3e-3 and row["dropout_rate"].string_value == "none"
@@ -59,11 +59,9 @@ def test_a_run_is_a_row_with_every_hyper_parameter_and_the_tasks_metrics(setting
 
 def test_members_are_one_group_without_their_seeds(setting, tmp_path):
     with Log(tmp_path, Terminal(quiet=True)) as log:
-        overview.log_hyper(log, setting, HYPER, 7, ["loss"], group="study")
+        overview.log_hyper(log, setting, HYPER, 7, group="study")
     start = hparams_of(tmp_path, "session_start_info").session_start_info
     assert start.group_name == "study" and "seed" not in start.hparams
-    about = hparams_of(tmp_path, "experiment").experiment
-    assert [info.display_name for info in about.metric_infos] == ["val/loss", "test/loss", "train/loss"]
 
 
 def test_the_result_is_a_table_and_a_stopped_run_has_none(tmp_path):

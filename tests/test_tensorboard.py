@@ -281,3 +281,12 @@ def test_hparams_shows_a_row_with_the_scores(board: Visit):
 
 def test_report_opens_without_a_network(browser: "Browser", folder: Path):
     assert open_offline(browser, folder / "digits/report.html") == ([], [])
+
+
+def test_report_of_eight_members_opens_without_a_network_and_is_small(browser: "Browser", tmp_path: Path):
+    options = ["--members", "8", "--model.hidden", "16", "--epochs", "2", "--workdir", "eight"]
+    status, _, err = run("train", "--config", ROOT / "configs/digits.py", *options, cwd=tmp_path)
+    assert status == 0, err
+    page = tmp_path / "eight" / "report.html"
+    assert open_offline(browser, page) == ([], []) and page.stat().st_size < 3e6
+    assert "95 % interval" in page.read_text(encoding="utf-8")

@@ -66,7 +66,8 @@ def differentiate(function: Callable[[PyTree], Array], x: PyTree) -> Derivative:
 
     try:
         wide(value, x)
-    except (NotTranslatedError, TypeError, ValueError, NotImplementedError) as error:
+        wide(gradient, x)
+    except (NotTranslatedError, TypeError, KeyError, AttributeError, ValueError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:60]}"
         plain, plain_gradient = jax.jit(function), jax.jit(jax.grad(function))
         return Derivative(
@@ -143,7 +144,10 @@ def _call(inner: Any, values: Sequence[Any]) -> list[Any]:
 
 
 def _scan(params: Any, values: list[Any]) -> list[Any]:
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    if "num_consts" in params:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    else:  # jax 0.12 has (constants, carry, inputs) instead
+        num_consts, num_carry, _ = map(len, params["ft_in"].unpack())
     consts, start, xs = (
         values[:num_consts],
         values[num_consts : num_consts + num_carry],

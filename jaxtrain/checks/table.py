@@ -87,9 +87,20 @@ def check(
         report(name)
         started = time.perf_counter()
         blocked = refused is not None and group != "data"
-        found = skipped("The network does not fit the data; see the first check.") if blocked else function(subject)
+        found = (
+            skipped("The network does not fit the data; see the first check.") if blocked else _made(function, subject)
+        )
         checks.append(Check(name, group, *found, time.perf_counter() - started))
     return Checkup(tuple(checks))
+
+
+def _made(function: Callable[[Subject], Finding], subject: Subject) -> Finding:
+    """What a check found. One that a network of another kind does not allow tells nothing of the others."""
+    try:
+        return function(subject)
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "")
+        return skipped(f"It could not be made of this network: {type(error).__name__}: {said}")
 
 
 def _refused(subject: Subject) -> str | None:

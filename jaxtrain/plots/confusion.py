@@ -68,7 +68,7 @@ def confusion_figure(
 
 
 def names_of(class_names: Sequence[str] | None, num_classes: int, longest: int = 16) -> list[str]:
-    """A short name for each class; the numbers, if there are no names.
+    """A short name for each class, as Matplotlib writes it; the numbers, if there are no names.
 
     Raises:
       RequestError: not one name a class.
@@ -77,7 +77,8 @@ def names_of(class_names: Sequence[str] | None, num_classes: int, longest: int =
         return list(map(str, range(num_classes)))
     if len(class_names) != num_classes:
         raise RequestError(f"{len(class_names)} class names for {num_classes} classes; give one a class, in order")
-    return [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in map(str, class_names)]
+    short = [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in map(str, class_names)]
+    return [name.replace("$", r"\$") for name in short]  # between two of them Matplotlib reads a formula
 
 
 def _compact(matrix: np.ndarray, names: list[str], path: str | os.PathLike[str] | None, title: str | None) -> "Figure":
