@@ -45,7 +45,7 @@ def gather(
     summary = {
         "status": "stopped" if stopped else "done",
         **{name: first[name] for name in SHARED_FIELDS},
-        **{split: vars(getattr(ensemble, split)) for split in SPLITS if split in first},
+        **{split: vars(getattr(ensemble, split)) for split in SPLITS if vars(getattr(ensemble, split))},
         "interval": _intervals(ensemble),
         **clock,
         "parallel": layout.parallel,

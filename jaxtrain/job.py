@@ -7,6 +7,7 @@ finished is read back and not trained again; so a run of many members may be kil
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import write_json
 from jaxtrain.finetune import graft, matches
 from jaxtrain.finish import finish, write_result
-from jaxtrain.folder import changes_of_machine, member_folder, read_history, reopen, write_start
+from jaxtrain.folder import changes_of_machine, member_folder, read_config, read_history, reopen, write_start
 from jaxtrain.gather import gather, mean_rows, show_gathered, write_gathered
 from jaxtrain.layout import Layout
 from jaxtrain.log import Log, Logs
@@ -53,7 +54,6 @@ class Job:
     folder: Path | None
     terminal: Terminal
     facts: Mapping[str, Any]  # of the machine, the data and the command
-    longer: bool  # a resumed run that is to go on for another number of epochs than before
     checks: Checkup | None  # the checks before training, where they were asked for
     profile_steps: tuple[int, int] | None  # the steps that are profiled
     own: Mapping[str, Any]  # what of the run is the user's own, for reading a finished member back
@@ -107,9 +107,10 @@ def _train_group(
     job: Job, first: int, given: Any, resume: bool, stop: Callable[[], bool], started: float
 ) -> tuple[list[Run], dict[str, float]]:
     """Train the members from `first` on that fit into a group, and write their results."""
+    now = time.perf_counter()
     seeds, terminal, setting = job.seeds[first : first + job.layout.width], job.terminal, job.setting
     folders = [job.member(first + index) for index in range(len(seeds))]
-    if resume and not job.longer and all(_is_done(place) for place in folders):
+    if resume and all(_is_done(place, setting.config.epochs) for place in folders):
         if not first:
             _write_start(job, resume)
         runs = [load_one(place, **job.own) for place in folders if place is not None]
@@ -137,7 +138,8 @@ def _train_group(
         trace = Trace(job.profile_steps if not first else None, job.folder)
         stack.callback(trace.close)
         marked = not job.alone
-        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=started, mark=marked, trace=trace)
+        begun = started if not first else now  # what the groups before took is theirs
+        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=begun, mark=marked, trace=trace)
         terminal.close()
         runs = finish(group, timing, log, folders)
         for run, own in zip(runs, log.members.values() if log.members else [log.run], strict=True):
@@ -259,8 +261,11 @@ def _restore(store: Store, group: Group, folders: Sequence[Path | None], termina
     return True
 
 
-def _is_done(place: Path | None) -> bool:
-    return place is not None and (place / "summary.json").is_file()
+def _is_done(place: Path | None, epochs: int) -> bool:
+    """Whether a member has its result, and of a run of this length: it may have been made longer since."""
+    if place is None or not (place / "summary.json").is_file():
+        return False
+    return (read_config(place) or {}).get("config", {}).get("epochs") == epochs
 
 
 def _clock(group: Group, timing: Timing) -> dict[str, float]:

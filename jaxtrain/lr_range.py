@@ -123,7 +123,13 @@ def suggest(rates: np.ndarray, losses: np.ndarray, start_loss: float) -> tuple[f
     best = int(np.argmin(smooth))
     failing = [rate for rate, loss in zip(rates, losses, strict=True) if rate > rates[best] and not loss < start_loss]
     limit = min(failing) / SAFETY if failing else math.inf
-    suggested = float(rates[np.flatnonzero(rates <= min(rates[best], limit))[-1]])
+    safe = np.flatnonzero(rates <= min(rates[best], limit))
+    if not safe.size:
+        return (
+            None,
+            f"rates from {min(failing):.3g} on fail, less than {SAFETY:g} times the lowest tested; look below it",
+        )
+    suggested = float(rates[safe[-1]])
     reason = f"the loss is lowest at {rates[best]:.2g}, {losses[best]:.4g} after {start_loss:.4g} before training"
     if suggested < rates[best]:
         reason += f"; {suggested:.2g} keeps a factor of {SAFETY:g} from {min(failing):.2g}, which fails"

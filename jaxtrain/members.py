@@ -167,7 +167,9 @@ class Group:
             rows = jnp.asarray([*indices, *[indices[0]] * (layout.slots - len(indices))])
             state, key, sums, best = jax.tree.map(lambda x: x[rows], (old.state, old.key, old.sums, old.best))
             lane = dataclasses.replace(old, state=old.put(state), key=old.put(key))
-            lane.sums, lane.best, lane.held = old.put(sums), old.put(best), None
+            lane.sums, lane.best = old.put(sums), old.put(best)
+            stopped = not all(member.running for member in members)
+            lane.held = jax.tree.map(jnp.copy, lane.state) if stopped else None
             lanes = [lane]
         return dataclasses.replace(self, layout=layout, members=members, lanes=lanes)
 
@@ -233,7 +235,7 @@ def _one_stack(setting: Setting, data: Data, members: list[Member], layout: Layo
         place = everywhere = devices[0]
     program = compile_program(setting, mesh)
     filled = [*members, *[members[-1]] * (layout.slots - len(members))]  # places over are filled, and not looked at
-    key = jax.vmap(jax.random.key)(jnp.asarray([member.seed for member in filled]))
+    key = jnp.stack([jax.random.key(member.seed) for member in filled])  # an array of seeds would end at 2^31
     hyper = jax.tree.map(lambda *numbers: jnp.stack(numbers), *(_numbers(member.hyper) for member in filled))
     key, hyper = jax.device_put((key, hyper), place)
     feed = Resident(data, device=everywhere, member_device=place)

@@ -152,12 +152,14 @@ def fit(
         data = load_data(data, report=terminal.notice)
     setting = make_setting(model, data, config, task)
     check_request(setting, data, hyper)
-    given = None if init_from is None else given_weights(init_from)
-    if given is not None:
-        matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), given)
     checkup = _checked(setting, data, hyper, seed if members is None else members[0], terminal) if check else None
     layout = ALONE if members is None else plan(setting, data, hyper, len(members), parallel, width=width)
     folder = _open_folder(workdir, name, data, described, resume)
+    if resume and init_from is None and folder is not None:
+        init_from = _origin(folder, terminal)
+    given = None if init_from is None else given_weights(init_from)
+    if given is not None:
+        matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), given)
     if profile_steps is not None:
         check_trace(profile_steps, setting.num_steps, folder)
     if folder is not None:
@@ -183,7 +185,6 @@ def fit(
         folder=folder,
         terminal=terminal,
         facts=_manifest(data, members or (seed,), init_from),
-        longer=resume and folder is not None and _stored_epochs(folder) != config.epochs,
         profile_steps=profile_steps,
         checks=checkup,
         own={"model": model, "task": task, **own_functions(config)},
@@ -262,6 +263,15 @@ def _open_folder(
     folder = default_folder(label) if workdir is None else Path(workdir)
     check_folder(folder, described, data.info.sha256, resume=resume)
     return folder
+
+
+def _origin(folder: Path, terminal: Terminal) -> Path | None:
+    """The run whose weights the run in `folder` began with: groups of members that have not begun yet need them too."""
+    stored = (read_json(folder / "manifest.json") or {}).get("init_from")
+    if stored is None or Path(stored).is_dir():
+        return stored and Path(stored)
+    terminal.warn(f"the run started from {stored}, which is not there: what has no checkpoint yet starts afresh")
+    return None
 
 
 def _stored_epochs(folder: Path) -> int | None:

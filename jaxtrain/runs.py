@@ -133,7 +133,9 @@ class Ensemble:
         return np.stack([member.outputs(images) for member in self.living])
 
     def _mean(self, split: str) -> SimpleNamespace:
-        names = self.living[0].summary.get(split, {})
+        # Of a run that was stopped between two groups, not every member has been scored on every split.
+        first, *others = [member.summary.get(split, {}) for member in self.living]
+        names = [name for name in first if all(name in scores for scores in others)]
         return SimpleNamespace(**{name: float(np.mean(_values(self.living, split, name))) for name in names})
 
 

@@ -32,6 +32,11 @@ def losses_of(shape):
     return np.array(curves[shape])
 
 
+def test_where_all_but_the_lowest_rates_fail_nothing_is_suggested():
+    suggested, reason = suggest(np.geomspace(1, 100, 32), np.array([2.0] * 4 + [math.inf] * 28), 2.3)
+    assert suggested is None and "look below it" in reason
+
+
 @pytest.mark.parametrize(
     ("shape", "index", "words"),
     [

@@ -304,6 +304,63 @@ def test_members_that_diverged_before_a_kill_have_diverged_after_it(digits, tmp_
         jt.fit(net, digits, config, Hyper(learning_rate=1e30), **request, resume=True)
 
 
+def in_groups(data, folder, stopped_after=None, **changes):
+    """Three members, one at a time; `stopped_after` so many chunks."""
+    config = make_config(**{"epochs": 1, **changes.pop("config", {})})
+    stop = {} if stopped_after is None else {"stop": stop_after(stopped_after)}
+    request = dict(seeds=range(3), width=1, workdir=folder, quiet=True, **stop, **changes)
+    return jt.fit(jt.MLP(hidden=(8,)), data, config, HYPER, **request)
+
+
+def test_a_run_in_groups_that_was_made_longer_ends_with_all_of_that_length(digits, tmp_path):
+    in_groups(digits, tmp_path)
+    stopped = in_groups(digits, tmp_path, 1, config={"epochs": 2}, resume=True)
+    assert stopped.summary["status"] == "stopped"
+    ended = in_groups(digits, tmp_path, config={"epochs": 2}, resume=True)
+    assert [run.summary["epochs"] for run in ended.members] == [2, 2, 2]
+
+
+def test_groups_that_begin_after_a_resumption_start_from_the_given_weights_too(digits, tmp_path):
+    jt.fit(jt.MLP(hidden=(8,)), digits, make_config(epochs=4), HYPER, workdir=tmp_path / "origin", quiet=True)
+    origin = {"init_from": tmp_path / "origin"}
+    whole = in_groups(digits, tmp_path / "whole", **origin)
+    assert in_groups(digits, tmp_path / "parts", 1, **origin).summary["status"] == "stopped"
+    assert in_groups(digits, tmp_path / "parts", resume=True).summary["digest"] == whole.summary["digest"]
+
+
+def test_a_stop_in_a_later_group_is_a_stop(digits, tmp_path):
+    def stop():
+        return len(list((tmp_path / "members").glob("*/summary.json"))) == 1
+
+    run = in_groups(digits, tmp_path, stop=stop)
+    assert run.summary["status"] == "stopped" and len(run.members) == 2 and "test" not in run.summary
+    assert in_groups(digits, tmp_path, resume=True).summary["status"] == "done"
+
+
+def test_each_group_has_its_own_seconds(digits):
+    run = in_groups(digits, None)
+    first, *later = [member.summary["seconds"] for member in run.members]
+    assert run.summary["seconds"] == pytest.approx(first + sum(later)) and max(later) < first
+
+
+def test_a_seed_beyond_31_bits_is_one_under_vmap_too(digits):
+    seeds = (2**31 + 5, 1)
+    group, _ = trained(jt.MLP(hidden=(8,)), digits, seeds, "vmap", until=1)
+    alone, _ = trained(jt.MLP(hidden=(8,)), digits, seeds[:1], "loop", until=1)
+    assert group.members[0].seed == seeds[0]
+    assert jax.random.key_data(state_of(group, 0).key).tolist() == jax.random.key_data(state_of(alone, 0).key).tolist()
+
+
+@pytest.mark.parametrize("parallel", ["vmap", "loop"])
+def test_a_survivor_that_has_stopped_early_stays_where_it_stopped(digits, parallel):
+    group, _ = trained(NETS["mlp"], digits, range(3), parallel, config=make_config(epochs=3), until=9)
+    group.members[1].reason = "early stopping"
+    survivors = group.select([0, 1])
+    before = bits(survivors, 1)
+    train(survivors, log=silent(), mark=True)
+    assert bits(survivors, 1) == before and survivors.steps_done() == [survivors.setting.num_steps, 9]
+
+
 def test_a_run_of_members_is_read_back_as_it_was_returned(digits, tmp_path):
     run = jt.fit(NETS["mlp"], digits, make_config(), HYPER, seeds=(5, 2), workdir=tmp_path / "run", quiet=True)
     again = jt.load_run(tmp_path / "run")

@@ -122,6 +122,20 @@ def test_what_a_worker_has_not_finished_when_it_leaves_is_asked_again(tmp_path, 
         assert two.is_done and sum(t.state == "complete" for t in two.trials()) == 4
 
 
+def test_a_trial_whose_worker_died_between_outcome_and_value_is_asked_again(tmp_path, storage, monkeypatch):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), join(tmp_path / "s", storage, trials=1) as one:
+        asked = one.ask(1)
+        monkeypatch.setattr(one._study, "tell", killed)
+        run(one, asked)
+    monkeypatch.undo()
+    with join(tmp_path / "s", storage, trials=1) as two:
+        two.sweep()
+        assert two.trials()[0].state in ("lost", "running") and not two.is_done
+
+
 def test_an_error_gives_trials_back_too(tmp_path):
     with pytest.raises(ZeroDivisionError), join(tmp_path / "s") as one:
         one.ask(2)

@@ -264,13 +264,18 @@ def _trial(frozen: "optuna.trial.FrozenTrial") -> Trial:
     return Trial(
         number=frozen.number,
         params={**attrs.get("asked", {}), **frozen.params},
-        state=attrs.get("outcome", "lost") if state == "FAIL" else state.lower(),
+        # A worker may die between writing the outcome and telling it: only what ends as a failure is one then.
+        state=_failure(attrs.get("outcome")) if state == "FAIL" else state.lower(),
         value=frozen.value if state in ("COMPLETE", "PRUNED") else None,
         worker=attrs.get("worker", ""),
         again=attrs.get("again"),
         rungs=dict(sorted(frozen.intermediate_values.items())),
         **{name: attrs[name] for name in ("epochs", "steps", "num_steps", "seconds") if name in attrs},
     )
+
+
+def _failure(outcome: str | None) -> Any:
+    return outcome if outcome in ("diverged", "surplus") else "lost"
 
 
 def _suggest(trial: "optuna.Trial", name: str, member: Range | Choice) -> Any:
