@@ -154,14 +154,14 @@ def fit(
     check_request(setting, data, hyper)
     checkup = _checked(setting, data, hyper, seed if members is None else members[0], terminal) if check else None
     layout = ALONE if members is None else plan(setting, data, hyper, len(members), parallel, width=width)
-    folder = _open_folder(workdir, name, data, described, resume)
-    if resume and init_from is None and folder is not None:
-        init_from = _origin(folder, terminal)
+    if resume and init_from is None and workdir is not None:
+        init_from = _origin(Path(workdir), terminal)
     given = None if init_from is None else given_weights(init_from)
     if given is not None:
         matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), given)
     if profile_steps is not None:
-        check_trace(profile_steps, setting.num_steps, folder)
+        check_trace(profile_steps, setting.num_steps, writes=workdir is not None or name is not None)
+    folder = _open_folder(workdir, name, data, described, resume)
     if folder is not None:
         terminal.say(f"run folder: {folder}\ntensorboard --logdir {folder.parent if workdir is None else folder}")
         if resume and _is_finished(folder, config):

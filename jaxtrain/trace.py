@@ -41,10 +41,10 @@ class Trace:
         self._running = False
 
 
-def check_trace(steps: tuple[int, int], num_steps: int, folder: Path | None) -> None:
+def check_trace(steps: tuple[int, int], num_steps: int, *, writes: bool) -> None:
     """Raise RequestError for steps that a run of `num_steps` does not have, or where no folder takes the trace."""
     first, last = steps
     if not 0 <= first < last <= num_steps:
         raise RequestError(f"profile_steps is {first}:{last}; give a:b with 0 <= a < b <= {num_steps}, the run's steps")
-    if folder is None:
+    if not writes:
         raise RequestError("profile_steps needs a folder to write the trace to; give workdir or name")

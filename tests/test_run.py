@@ -147,6 +147,7 @@ REFUSED = {
     "plateau that raises the rate": (dict(config=replace(CONFIG, plateau=jt.Plateau(factor=2.0))), "factor is 2.0"),
     "a wrong type": (dict(config=replace(CONFIG, epochs=1.5)), "epochs is 1.5"),
     "start from nothing": (dict(init_from="nowhere"), "nowhere holds no run"),
+    "profiled steps that the run has not": (dict(profile_steps=(5, 10**6)), "give a:b with 0 <= a < b"),
     "watch of unknown direction": (dict(config=replace(CONFIG, watch="+nothing")), "metrics are accuracy, loss"),
     "schedule out of range": (dict(config=replace(CONFIG, schedule=jt.Schedule(factor=2.0))), "factor is 2.0"),
 }

@@ -14,9 +14,9 @@ def test_calls_end_where_the_trace_begins_and_ends(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [(5, 5), (-1, 3), (0, 99)])
-def test_steps_that_the_run_does_not_have_are_refused(steps, tmp_path):
+def test_steps_that_the_run_does_not_have_are_refused(steps):
     with pytest.raises(RequestError, match="profile_steps is"):
-        check_trace(steps, 50, tmp_path)
+        check_trace(steps, 50, writes=True)
 
 
 def test_a_trace_needs_a_folder(tiny):
