@@ -142,6 +142,9 @@ class Config:
     """Epochs between two evaluations."""
     train_eval_examples: int = 10_000
     """Examples of the training split that each evaluation scores, for the curve beside validation."""
+    nonfinite: Literal["auto", "stop", "mark", "skip"] = "auto"
+    """What a NaN or infinity does: stop ends the run and says where it came from; mark leaves that member behind; skip
+    leaves out that step, and stops after ten in a row. auto: stop, but mark with several members."""
     log_every_steps: int = 100
     """Steps between two points of the step loss."""
     probe_every_steps: int | None = 500

@@ -83,6 +83,7 @@ def _run(
     summary: dict[str, Any] = {
         "status": member.reason,
         **({"note": member.note} if member.note else {}),
+        **({"skipped_steps": int(fetch(state.control.skipped))} if setting.config.nonfinite == "skip" else {}),
         "data": {"name": info.name, "sha256": info.sha256, "fallback": info.fallback, **counts(group.data)},
         **scores,
         "final": "last" if which == "swa" and int(fetch(state.swa["count"])) == 0 else which,

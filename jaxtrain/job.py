@@ -18,7 +18,7 @@ import jax
 from jaxtrain.checkpoint import Store
 from jaxtrain.checks import Checkup
 from jaxtrain.data import Data, Streamed
-from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.files import write_json
 from jaxtrain.finetune import graft, matches
 from jaxtrain.finish import finish, write_result
@@ -78,6 +78,8 @@ def train_all(
     while len(trained) < len(job.seeds):
         try:
             runs, clock = _train_group(job, len(trained), given, resume, stop, started)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error}. {_repetition(job)}") from None
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -92,6 +94,17 @@ def train_all(
         if any(run.summary["status"] == "stopped" for run in runs):
             break
     return job, trained, clocks
+
+
+def _repetition(job: Job) -> str:
+    """How to see the operation that made the first NaN."""
+    if job.folder is None or "sha256" in job.described["data"]:  # of arrays that only the caller has
+        call = "the same call" if job.folder is None else "the same call with resume=True"
+        return f"With jax.config.update('jax_debug_nans', True) before, {call} names the operation"
+    return (
+        "This names the operation, from the last good checkpoint on: python scripts/train.py --resume --workdir"
+        f" {job.folder} --debug-nans"
+    )
 
 
 def _out_of_memory(job: Job) -> str:
@@ -137,9 +150,8 @@ def _train_group(
         meta = {"data": job.data.info.sha256, "seeds": list(seeds), "epochs": setting.config.epochs}
         trace = Trace(job.profile_steps if not first else None, job.folder)
         stack.callback(trace.close)
-        marked = not job.alone
         begun = started if not first else now  # what the groups before took is theirs
-        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=begun, mark=marked, trace=trace)
+        timing = train(group, log=log, store=store, meta=meta, stop=stop, started=begun, mark=_marks(job), trace=trace)
         terminal.close()
         runs = finish(group, timing, log, folders)
         for run, own in zip(runs, log.members.values() if log.members else [log.run], strict=True):
@@ -259,6 +271,12 @@ def _restore(store: Store, group: Group, folders: Sequence[Path | None], termina
         member.history = read_history(folder, group.step) if folder is not None else []
     terminal.say(f"resumed from step {group.step} (epoch {restored.meta['epoch']})")
     return True
+
+
+def _marks(job: Job) -> bool:
+    """Whether a member that is not finite is left behind; otherwise it ends the run."""
+    chosen = job.setting.config.nonfinite
+    return chosen == "mark" or (chosen != "stop" and not job.alone)
 
 
 def _is_done(place: Path | None, epochs: int) -> bool:

@@ -226,6 +226,12 @@ class Logs:
         """A member is left behind."""
         self.run.terminal.warn(note)
 
+    def skipped(self, step: int, counts: Mapping[int, int]) -> None:
+        """Steps that were left out as they were not finite."""
+        for index, count in counts.items():
+            whose = f"member {index}: " if self.members else ""
+            self.run.terminal.warn(f"{whose}{count} of the steps up to {step} were not finite and were skipped")
+
     def flush(self) -> None:
         """See `Log.flush`."""
         for log in (*self.members.values(), self.run):
@@ -240,7 +246,7 @@ def _scored_twice(row: Mapping[str, float]) -> Iterable[str]:
 
 def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     rows = list(rows)
-    names = rows[0] if rows else {}
+    names = [name for name in (rows[0] if rows else {}) if all(name in row for row in rows)]
     return {name: _whole(name, statistics.fmean(row[name] for row in rows)) for name in names}
 
 

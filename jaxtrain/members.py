@@ -36,6 +36,7 @@ class Member:
     history: list[Row] = field(default_factory=list)  # one row an evaluation
     reason: str = "running"  # then: done, early stopping, diverged, stopped
     note: str = ""  # what happened to a diverged one
+    skipped: int = 0  # steps that were left out, as far as that was told
 
     @property
     def running(self) -> bool:

@@ -90,7 +90,7 @@ def probe(setting: Setting, state: TrainState, batch: Batch) -> Probe:
     scalars |= _named("dead_units", dead)
     arrays = {f"params/{path}": leaf for path, leaf in _leaves(state.params)}
     arrays |= {f"gradients/{path}": leaf for path, leaf in _leaves(gradient)}
-    arrays |= _named("activations", dict(_outputs(activations)))
+    arrays |= _named("activations", dict(named_outputs(activations)))
     histograms = {name: histogram(array) for name, array in arrays.items()}
     return Probe(scalars, histograms, jax.tree.map(lambda x: x[:NUM_SHOWN], part))
 
@@ -148,7 +148,7 @@ def _leaves(tree: PyTree) -> list[tuple[str, Array]]:
     return [(parameter_path(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
-def _outputs(captured: PyTree) -> list[tuple[str, Array]]:
+def named_outputs(captured: PyTree) -> list[tuple[str, Array]]:
     """What `capture_intermediates` kept: {"Dense_0": {"__call__": (outputs of each call,)}}."""
     named = []
     for path, leaf in jax.tree.leaves_with_path(captured or {}):

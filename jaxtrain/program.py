@@ -24,7 +24,16 @@ from jaxtrain.data import Arrays, take
 from jaxtrain.errors import RequestError
 from jaxtrain.optim import keep_snapshot, swa_update, update_control
 from jaxtrain.probe import Probe, probe
-from jaxtrain.step import Setting, batch_statistics, eval_step, init_state, learning_rate, train_step
+from jaxtrain.step import (
+    MAX_BAD_STEPS,
+    Setting,
+    all_finite,
+    batch_statistics,
+    eval_step,
+    init_state,
+    learning_rate,
+    train_step,
+)
 from jaxtrain.types import Array, Batch, Hyper, Metrics, PyTree, TrainState
 
 SIGNS = {"accuracy": 1, "loss": -1, "mse": -1, "mae": -1}
@@ -57,8 +66,10 @@ class Program:
     hold(mask, held, tree) -> tree, with the leaves of `held` for the members where mask is True; donates tree.
     probe(state, arrays, order, index) -> Probe of the step on order[index * B : (index + 1) * B].
     rate(state) -> f32[], the rate of the last update.
-    finite(state) -> bool[], whether parameters and statistics hold neither NaN nor infinity.
-    stepped(hyper): whether steps are called one at a time, as the network convolves in a way that a loop makes slow.
+    finite(state) -> bool[], whether parameters and statistics hold neither NaN nor infinity, and few enough steps in a
+      row were skipped.
+    stepped(hyper): whether steps are called one at a time, as the network convolves in a way that a loop makes slow, or
+      for `jax_debug_nans`.
     """
 
     setting: Setting
@@ -122,7 +133,8 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
         structure = jax.tree.structure(hyper)  # which numbers there are decides what the network may read
         if structure not in decided:
             decided[structure] = jax.default_backend() == "cpu" and _convolves(setting, hyper)
-        return decided[structure]
+        # With --debug-nans JAX names the operation only of a program that is no loop.
+        return decided[structure] or jax.config.jax_debug_nans  # pyright: ignore[reportAttributeAccessIssue]
 
     def run_steps(
         state: TrainState, sums: Metrics, arrays: Arrays, order: Array, start: int, num_steps: int
@@ -275,8 +287,7 @@ def _judge(config: Config, state: TrainState, val: Metrics) -> TrainState:
 
 
 def _finite(state: TrainState) -> Array:
-    leaves = jax.tree.leaves((state.params, state.batch_stats))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return all_finite((state.params, state.batch_stats)) & (state.control.bad_steps < MAX_BAD_STEPS)
 
 
 def _average(state: TrainState) -> TrainState:

@@ -193,6 +193,8 @@ def fit(
     job, trained, clocks = train_all(job, given, resume, stop, started)
     if job.alone:
         (run,) = trained
+        if run.summary["status"] == "diverged":
+            raise NonFiniteError(run.summary["note"])
         show(terminal, run)
         if report:
             _report(run, data, terminal)

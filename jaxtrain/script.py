@@ -8,6 +8,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -69,6 +70,9 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     except (RequestError, WorldError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.exit_status
+    except FloatingPointError:  # of --debug-nans: the traceback is what was asked for
+        traceback.print_exc()
+        status = NonFiniteError.exit_status
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)

@@ -52,6 +52,9 @@ from jaxtrain.types import (
 NUM_PROBES = 10
 """Probes of a short run."""
 
+MAX_BAD_STEPS = 10
+"""Steps in a row that may be skipped; after them nothing is taken any more, and the run ends."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -143,9 +146,13 @@ def train_step(setting: Setting, state: TrainState, batch: Batch) -> tuple[Train
         augment_key, dropout_key = step_keys(state)
         with jax.named_scope("augment"):
             batch = augment_batch(setting, state, augment_key, batch)
-        gradient, batch_stats, metrics = _gradient(setting, state, batch, dropout_key)
+        gradient, batch_stats, metrics = step_gradient(setting, state, batch, dropout_key)
         with jax.named_scope("optimizer"):
-            return updated(setting, state, gradient, batch_stats), metrics
+            after = updated(setting, state, gradient, batch_stats)
+        if setting.config.nonfinite != "skip":
+            return after, metrics
+        with jax.named_scope("guard"):
+            return _guarded(state, after, gradient, metrics)
 
 
 def step_keys(state: TrainState) -> tuple[Array, Array]:
@@ -254,9 +261,15 @@ def check_recalibration(batch_stats: PyTree) -> None:
         )
 
 
+def all_finite(tree: PyTree) -> Array:
+    """bool[], whether no number in `tree` is NaN or infinite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.ones((), bool)
+
+
 def learning_rate(setting: Setting, state: TrainState) -> Array:
-    """f32[], the rate of the last update."""
-    factor = setting.schedule(jnp.maximum(state.step - 1, 0))
+    """f32[], the rate of the last update; a skipped step is none."""
+    factor = setting.schedule(jnp.maximum(state.step - state.control.skipped - 1, 0))
     return state.hyper.learning_rate * factor * state.control.rate_scale
 
 
@@ -273,7 +286,7 @@ def _transformation(
     return freeze(own, frozen_mask(params, setting.config.frozen)) if setting.config.frozen else own
 
 
-def _gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> tuple[PyTree, PyTree, Metrics]:
+def step_gradient(setting: Setting, state: TrainState, batch: Batch, key: Array) -> tuple[PyTree, PyTree, Metrics]:
     """Gradient of the mean loss and the penalties, over all micro-batches in turn."""
 
     def objective(params: PyTree, batch_stats: PyTree, part: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
@@ -322,6 +335,29 @@ def updated(
     return dataclasses.replace(
         state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
     )
+
+
+def _guarded(state: TrainState, after: TrainState, gradient: PyTree, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """`after`, or where the step was not finite the whole of `state` but for its step number, and no metrics.
+
+    The statistics of BatchNorm too, which `optax.apply_if_finite` lets go NaN. The schedule, which counts with the
+    optimizer, stands still.
+    """
+    # The norm as well: finite gradients whose squares overflow would leave Adam's second moment infinite for ever.
+    seen = metrics.sums["loss"], optax.tree.norm(gradient), after.params, after.batch_stats
+    good = all_finite(seen) & (state.control.bad_steps < MAX_BAD_STEPS)
+
+    def choose(name: str) -> PyTree:
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), getattr(after, name), getattr(state, name))
+
+    control = dataclasses.replace(
+        state.control,
+        bad_steps=jnp.where(good, 0, state.control.bad_steps + 1),
+        skipped=state.control.skipped + jnp.where(good, 0, 1),
+    )
+    kept = {name: choose(name) for name in ("params", "batch_stats", "opt_state", "ema")}
+    sums = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), metrics)
+    return dataclasses.replace(after, control=control, **kept), sums
 
 
 def _hold_frozen(frozen: tuple[str, ...], old: PyTree, new: PyTree) -> PyTree:

@@ -18,12 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.checkpoint import Store
+from jaxtrain.config import Config
 from jaxtrain.errors import NonFiniteError
 from jaxtrain.log import Logs, Look
 from jaxtrain.look import look_at
 from jaxtrain.members import Group, Lane, Row, copy_weights
 from jaxtrain.metrics import compute
+from jaxtrain.nonfinite import Cause, Kept, find_cause, keep
 from jaxtrain.optim import should_stop
+from jaxtrain.step import MAX_BAD_STEPS
 from jaxtrain.trace import Trace
 from jaxtrain.types import Metrics, PyTree
 
@@ -53,18 +56,25 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def checkpoint_tree(group: Group) -> PyTree:
-    """The arrays of a checkpoint, lane by lane."""
-    return {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
+    """The arrays of a checkpoint, lane by lane; of a stack those of its members, for another machine has other slots."""
+    tree = {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
+    width, slots = len(group.members), group.layout.slots
+    return tree if slots == width else jax.tree.map(lambda x: x[:width], tree)
 
 
 def take_up(group: Group, tree: PyTree) -> None:
     """Bring `group` to what a `checkpoint_tree` holds: its arrays, its step, and who has stopped."""
+    width, slots = len(group.members), group.layout.slots
+    if slots > width:  # the places over repeat the last member, as they began
+        place = jnp.minimum(jnp.arange(slots), width - 1)
+        tree = jax.tree.map(lambda x: x[place], tree)
     for number, lane in enumerate(group.lanes):
         lane.state, lane.sums, lane.best = (lane.put(tree[name][number]) for name in ("state", "sums", "best"))
     group.step = max(group.steps_done())
     controls = fetch([lane.state.control for lane in group.lanes])
     for index, member in enumerate(group.members):
         control = group.pick(controls, index)
+        member.skipped = int(control.skipped)
         if not control.alive:
             member.reason = "diverged"
             member.note = f"member with seed {member.seed}: it diverged before step {group.step}, when this run resumed"
@@ -137,6 +147,7 @@ def train(
         edges = min(next_log, next_probe, end) - group.step, trace.steps_left(group.step)
         count = min(*edges, longest, limit)
 
+        kept = None if mark else keep(group)
         annotation, now = trace.at(group.step), time.perf_counter()
         lanes = [number for number in range(len(group.lanes)) if group.lane_runs(number)]
         with annotation:
@@ -163,13 +174,21 @@ def train(
         group.seconds = seconds_before + time.perf_counter() - started
 
         views = {index: _view(group, seen, index) for index in group.running}
-        for index in _leave_diverged(group, views, count, mark):
+        diverged = [index for index, view in views.items() if not _is_finite(view)]
+        if diverged and kept is not None:
+            cause = find_cause(group, diverged[0], kept, count)
+            if store is not None:
+                _save_before(group, kept, group.step - count, store, log, meta)
+            raise NonFiniteError(_describe_nonfinite(group, diverged[0], count, views[diverged[0]], cause))
+        for index in _leave_diverged(group, diverged, views, count):
             log.diverged(group.members[index].note)
-        values = {index: compute(views[index]["sums"]) for index in group.running}
+        values = {index: _means(views[index]["sums"]) for index in group.running}
         rates = {index: float(views[index]["rate"]) for index in group.running}
         log.chunk(group.step, values, len(values) * count * config.batch_size / spent)
         if group.step == next_log or group.step == total:
-            log.training(group.step, values, rates, timing.images_per_second)
+            counted = {index: {**own, **_skipped(views[index], config)} for index, own in values.items()}
+            log.training(group.step, counted, rates, timing.images_per_second)
+            log.skipped(group.step, _newly_skipped(group, views))
             for number in lanes:
                 group.lanes[number].sums = jax.tree.map(jnp.zeros_like, group.lanes[number].sums)
         if evaluated:
@@ -234,6 +253,7 @@ def _look(lane: Lane, *, evaluated: bool, num_val: int, dry: bool = False) -> di
     program, state = lane.program, lane.state
     # The last update is in no loss yet, so the weights are asked too.
     seen = {"sums": lane.sums, "rate": program.rate(state), "finite": program.finite(state)}
+    seen |= {"skipped": state.control.skipped, "bad_steps": state.control.bad_steps}
     if evaluated:
         setting = program.setting
         num_train = setting.num_train
@@ -285,16 +305,13 @@ def _view(group: Group, seen: Mapping[int, Any], index: int) -> Any:
     return seen[lane] if place is None else jax.tree.map(lambda x: x[place], seen[lane])
 
 
-def _leave_diverged(group: Group, views: dict[int, dict[str, Any]], count: int, mark: bool) -> list[int]:
-    """Mark the members that are not finite, and put them back to their best weights; or end the run."""
-    diverged = [index for index, view in views.items() if not _is_finite(view)]
+def _leave_diverged(group: Group, diverged: list[int], views: Mapping[int, Mapping[str, Any]], count: int) -> list[int]:
+    """Mark these members, and put them back to their best weights."""
     if not diverged:
         return []
     for index in diverged:
-        group.members[index].note = _describe_nonfinite(group, index, count, float(views[index]["rate"]))
+        group.members[index].note = _describe_nonfinite(group, index, count, views[index])
         group.members[index].reason = "diverged"
-    if not mark:
-        raise NonFiniteError(group.members[diverged[0]].note)
     for lane, mask in _masks(group, diverged):
         retired = lane.program.retire(lane.state, lane.best)
         zeros = jax.tree.map(jnp.zeros_like, lane.sums)
@@ -305,8 +322,27 @@ def _leave_diverged(group: Group, views: dict[int, dict[str, Any]], count: int, 
 
 
 def _is_finite(view: Mapping[str, Any]) -> bool:
-    losses = [compute(view[name])["loss"] for name in ("sums", "train", "val") if name in view]
+    seen = [view[name] for name in ("sums", "train", "val") if name in view]
+    losses = [compute(sums)["loss"] for sums in seen if sums.count > 0]
     return bool(view["finite"]) and all(map(math.isfinite, losses))
+
+
+def _means(sums: Metrics) -> dict[str, float]:
+    """Means since the last log point; there are none where every step was skipped."""
+    return compute(sums) if sums.count > 0 else {}
+
+
+def _skipped(view: Mapping[str, Any], config: Config) -> dict[str, float]:
+    return {"skipped": int(view["skipped"])} if config.nonfinite == "skip" else {}
+
+
+def _newly_skipped(group: Group, views: Mapping[int, Mapping[str, Any]]) -> dict[int, int]:
+    """How many more steps of each member were skipped since this was last asked."""
+    more = {}
+    for index in group.running:
+        member, count = group.members[index], int(views[index]["skipped"])
+        more[index], member.skipped = count - member.skipped, count
+    return {index: count for index, count in more.items() if count}
 
 
 def _keep_best(group: Group, views: Mapping[int, Mapping[str, Any]]) -> None:
@@ -368,15 +404,44 @@ def _next_limit(limit: int, seconds_per_step: float, max_seconds: float) -> int:
     return max(1, min(limit * 8, int(max_seconds / max(seconds_per_step, 1e-9))))
 
 
-def _describe_nonfinite(group: Group, index: int, count: int, rate: float) -> str:
+def _save_before(group: Group, kept: Kept, step: int, store: Store, log: Logs, meta: Mapping[str, Any] | None) -> None:
+    """The state before the chunk that went wrong becomes the newest checkpoint: from there it is soon repeated."""
+    store.wait()
+    if step in store.steps():
+        return
+    log.flush()
+    for lane, (state, sums) in zip(group.lanes, kept, strict=True):
+        lane.state, lane.sums = state, sums
+    facts = {"epoch": step // group.setting.steps_per_epoch, "seconds": group.seconds}
+    store.save(step, checkpoint_tree(group), {**(meta or {}), **facts})
+
+
+def _describe_nonfinite(
+    group: Group, index: int, count: int, view: Mapping[str, Any], cause: Cause | None = None
+) -> str:
+    """What happened, where it came from as far as that is known, and what helps."""
     step, history, before = group.step, group.members[index].history, ""
+    per_epoch, whose = group.setting.steps_per_epoch, ""
+    if len(group.members) > 1:
+        whose = f"member with seed {group.members[index].seed}: "
     if history:
         last = history[-1]
         before = f"; at the last evaluation (step {last['step']}) the validation loss was {last['val/loss']:.4g}"
-    whose = f"member with seed {group.members[index].seed}: " if len(group.members) > 1 else ""
+    if int(view["bad_steps"]) >= MAX_BAD_STEPS:
+        whose += f"{MAX_BAD_STEPS} steps in a row were not finite and were skipped: "
+    if cause is None:
+        what = (
+            f"the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch"
+            f" {step // per_epoch}), at learning rate {float(view['rate']):.3g}"
+        )
+    else:
+        known = cause.norm_before is not None
+        length = f"; the length of the gradient was {cause.norm_before:.3g} in the step before" if known else ""
+        what = (
+            f"step {cause.step} (epoch {cause.step // per_epoch}) gave NaN or infinity, at learning rate"
+            f" {cause.rate:.3g}{length}; when that step is repeated, {cause.what}"
+        )
     return (
-        f"{whose}the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch"
-        f" {step // group.setting.steps_per_epoch}), at learning rate {rate:.3g}{before}. A rate that is too high is"
-        " the usual cause: try a tenth of it (--hyper.learning_rate), a warm-up (--schedule.warmup), or clipping"
-        " (--hyper.clip_norm 1)"
+        f"{whose}{what}{before}. A rate that is too high is the usual cause: try a tenth of it (--hyper.learning_rate),"
+        " a warm-up (--schedule.warmup), or clipping (--hyper.clip_norm 1)"
     )

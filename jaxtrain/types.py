@@ -85,7 +85,8 @@ class Control:
     evals_on_plateau: Array  # i32[]
     rate_scale: Array  # f32[]: product of the reductions on plateau
     alive: Array  # bool[]: False once the member has diverged
-    bad_steps: Array  # i32[]: non-finite steps in a row
+    bad_steps: Array  # i32[]: steps in a row that were not finite; counted where the config skips them
+    skipped: Array  # i32[]: all steps that were skipped, which are in `TrainState.step` too
 
 
 def init_control() -> Control:
@@ -103,6 +104,7 @@ def init_control() -> Control:
         rate_scale=scalar(1, jnp.float32),
         alive=scalar(True, bool),
         bad_steps=scalar(0, jnp.int32),
+        skipped=scalar(0, jnp.int32),
     )
 
 
@@ -111,7 +113,7 @@ def init_control() -> Control:
 class TrainState:
     """One member: arrays only, so it can be printed, saved, stacked and compared."""
 
-    step: Array  # i32[]: updates done
+    step: Array  # i32[]: steps done
     params: PyTree
     batch_stats: PyTree  # {} for a network without BatchNorm
     opt_state: PyTree

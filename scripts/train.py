@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
+import jax
+
 from jaxtrain.configfile import to_json
 from jaxtrain.errors import RequestError
 from jaxtrain.run import fit
@@ -35,6 +37,7 @@ def main(args: list[str]) -> int:
         "--check", action="store_true", help="run the checks of scripts/check.py first, and stop if one fails"
     )
     parser.add_argument("--profile-steps", metavar="A:B", help="profile steps A to B, for TensorBoard's PROFILE tab")
+    parser.add_argument("--debug-nans", action="store_true", help="stop at the operation that makes a NaN; slow")
     parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
     parser.add_argument("--quiet", action="store_true", help="print nothing but warnings")
     parser.add_argument("-h", "--help", action="store_true", help="print this and, with --config, all its fields")
@@ -55,6 +58,8 @@ def main(args: list[str]) -> int:
             raise RequestError(f"--members is {flags.members}; give at least 1")
         experiment = dataclasses.replace(experiment, seeds=_seeds(experiment.seed, flags.members))
     prepare(members=len(experiment.seeds or ()))
+    if flags.debug_nans:
+        jax.config.update("jax_debug_nans", True)
     parts = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
     name = None if flags.workdir else run_name(reference)
     with StopRequest() as stop:

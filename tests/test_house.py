@@ -31,6 +31,7 @@ LEVELS = [
     {"probe"},
     {"program", "layout", "look"},
     {"members", "request", "result"},
+    {"nonfinite"},
     {"train", "runs", "checks", "overview"},
     {"finish", "finetune"},
     {"gather", "lr_range"},
