@@ -10,11 +10,14 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxtrain.errors import RequestError, WorldError
 
 AnyPath = str | os.PathLike[str]
+
+LOCK = ".lock"
+"""In a folder in use: which process has it."""
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -36,6 +39,7 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
     place = Path(path)
     beside = _beside(place)
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted in the course of a run
         with open(beside, "xb") as file:
             file.write(data)
             file.flush()
@@ -45,6 +49,31 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
     except OSError as fault:
         remove(beside)
         raise WorldError(f"cannot write {place}: {reason(fault)}") from fault
+
+
+def lock_folder(folder: AnyPath) -> IO[str]:
+    """Lock a folder for this process until the file that is returned is closed, or the process ends however it does.
+
+    Raises:
+      WorldError: another process holds it, which is named; or the disk has no locks.
+    """
+    import fcntl
+
+    file = open(Path(folder) / LOCK, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = f"process {pid}" if (pid := file.read().strip()) else "another process"
+        file.close()
+        raise WorldError(f"{folder} is in use by {owner}; wait for it to end, or use another folder") from None
+    except OSError as fault:
+        file.close()
+        raise WorldError(f"{folder} cannot be locked: {reason(fault)}; use a folder on a local disk") from fault
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
 
 
 def sync_folder(folder: AnyPath) -> None:
@@ -109,7 +138,8 @@ def jsonable(value: Any) -> Any:
 class Appender:
     """A file that only grows. What the disk does not take stays in memory, in order, for the next attempt.
 
-    A full disk is therefore a gap in time and not in the file: it is told in `errors` and the run goes on.
+    A full disk is therefore a gap in time and not in the file: it is told in `errors` and the run goes on. A file that
+    was deleted meanwhile is begun again.
     """
 
     def __init__(self, path: AnyPath, *, exclusive: bool = False):
@@ -121,9 +151,8 @@ class Appender:
         self.path = Path(path)
         self.errors: list[str] = []
         self._waiting = bytearray()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if exclusive else 0)
         try:
-            self._descriptor: int | None = os.open(self.path, flags, 0o666)
+            self._descriptor: int | None = self._open(os.O_EXCL if exclusive else 0)
         except OSError as fault:
             raise WorldError(f"cannot write {self.path}: {reason(fault)}") from fault
 
@@ -134,11 +163,12 @@ class Appender:
 
     def sync(self) -> None:
         """Wait for the disk: what was appended outlives a power cut once this returns."""
-        self._push()
         try:
+            self._begin_again_if_deleted()
+            self._push()
             os.fsync(self._opened())
         except OSError as fault:
-            self._note(fault)
+            self._note(reason(fault))
 
     def close(self) -> None:
         """`sync` and close; a second time does nothing."""
@@ -147,6 +177,19 @@ class Appender:
         self.sync()
         os.close(self._descriptor)
         self._descriptor = None
+
+    def _open(self, flags: int = 0) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags, 0o666)
+
+    def _begin_again_if_deleted(self) -> None:
+        """A deleted file takes what is written as if nothing were wrong, and is gone when it is closed."""
+        deleted = self._opened()
+        if os.fstat(deleted).st_nlink:
+            return
+        self._note("it was deleted while it was in use, and is begun again")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = self._open()
+        os.close(deleted)
 
     def _opened(self) -> int:
         if self._descriptor is None:
@@ -159,10 +202,10 @@ class Appender:
             while self._waiting:
                 del self._waiting[: os.write(descriptor, self._waiting)]
         except OSError as fault:
-            self._note(fault)
+            self._note(reason(fault))
 
-    def _note(self, fault: OSError) -> None:
-        message = f"cannot write {self.path}: {reason(fault)}"
+    def _note(self, why: str) -> None:
+        message = f"cannot write {self.path}: {why}"
         if message not in self.errors:
             self.errors.append(message)
 

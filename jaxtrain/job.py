@@ -156,9 +156,8 @@ def _train_group(
         runs = finish(group, timing, log, folders)
         for run, own in zip(runs, log.members.values() if log.members else [log.run], strict=True):
             log_result(own, run.summary)
+        log.flush()
         step, clock = group.step, _clock(group, timing)
-    for error in dict.fromkeys(error for each in (log.run, *log.members.values()) for error in each.errors):
-        terminal.warn(error)
     stopped = any(run.summary["status"] == "stopped" for run in runs)
     for run, place in zip(runs, folders, strict=True):
         if place is not None and not stopped:
@@ -204,8 +203,11 @@ def _log_start(job: Job, group: Group, log: Logs, first: int) -> None:
 
 def _write_member(job: Job, run: Run, place: Path) -> None:
     """A member's folder is a run's: `load_run`, `evaluate.py` and `predict.py` take it, `--config` repeats it."""
-    if not job.alone:
-        write_json(place / "config.json", {**job.described, "seed": run.seed, "seeds": None})
+    own = job.described if job.alone else {**job.described, "seed": run.seed, "seeds": None}
+    if (
+        not job.alone or not (place / "config.json").exists()
+    ):  # the folder may have been deleted in the course of the run
+        write_json(place / "config.json", own)
     write_result(run, place, draw=job.alone)
 
 

@@ -175,6 +175,7 @@ class Logs:
 
     def __init__(self, run: Log, members: Mapping[int, Log] | None = None) -> None:
         self.run, self.members = run, dict(members or {})
+        self._told: set[str] = set()
 
     def compiled(self, step: int, seconds: float) -> None:
         """See `Log.compiled`."""
@@ -233,9 +234,14 @@ class Logs:
             self.run.terminal.warn(f"{whose}{count} of the steps up to {step} were not finite and were skipped")
 
     def flush(self) -> None:
-        """See `Log.flush`."""
-        for log in (*self.members.values(), self.run):
+        """See `Log.flush`; what could not be written is told, once."""
+        logs = *self.members.values(), self.run
+        for log in logs:
             log.flush()
+        for error in dict.fromkeys(error for log in logs for error in log.errors):
+            if error not in self._told:
+                self._told.add(error)
+                self.run.terminal.warn(f"{error}; the run goes on, and this is tried again")
 
 
 def _scored_twice(row: Mapping[str, float]) -> Iterable[str]:

@@ -4,6 +4,7 @@ Imports everything below it. The fact that surprises: every check of the request
 written, so a run that is refused leaves nothing behind.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -21,6 +22,7 @@ from jaxtrain.data import Data, load_data
 from jaxtrain.device import manifest
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.events import EventWriter
+from jaxtrain.files import lock_folder
 from jaxtrain.finetune import given_weights, matches
 from jaxtrain.finish import counts, show
 from jaxtrain.folder import check_folder, default_folder, read_config, read_json
@@ -161,50 +163,55 @@ def fit(
         matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), given)
     if profile_steps is not None:
         check_trace(profile_steps, setting.num_steps, writes=workdir is not None or name is not None)
-    folder = _open_folder(workdir, name, data, described, resume)
-    if folder is not None:
-        terminal.say(f"run folder: {folder}\ntensorboard --logdir {folder.parent if workdir is None else folder}")
-        if resume and _is_finished(folder, config):
-            terminal.say("the run is finished; nothing is left to do")
-            return load_run(folder, model=model, task=task, **own_functions(config))
-        if resume and config.snapshot_every_epochs and _stored_epochs(folder) != config.epochs:
-            raise RequestError(
-                f"{folder} keeps snapshots of {_stored_epochs(folder)} epochs, and their number cannot change; repeat"
-                " that number of epochs, or start a new run with --init-from"
-            )
-        layout = _recorded(folder, layout, terminal) if members else layout
+    with contextlib.ExitStack() as stack:
+        folder = _open_folder(stack, workdir, name, data, described, resume)
+        if folder is not None:
+            terminal.say(f"run folder: {folder}\ntensorboard --logdir {folder.parent if workdir is None else folder}")
+            if resume and _is_finished(folder, config):
+                terminal.say("the run is finished; nothing is left to do")
+                return load_run(folder, model=model, task=task, **own_functions(config))
+            if resume and config.snapshot_every_epochs and _stored_epochs(folder) != config.epochs:
+                raise RequestError(
+                    f"{folder} keeps snapshots of {_stored_epochs(folder)} epochs, and their number cannot change;"
+                    " repeat that number of epochs, or start a new run with --init-from"
+                )
+            layout = _recorded(folder, layout, terminal) if members else layout
 
-    job = Job(
-        setting,
-        data,
-        hyper,
-        described,
-        layout,
-        seeds=members or (seed,),
-        alone=members is None,
-        folder=folder,
-        terminal=terminal,
-        facts=_manifest(data, members or (seed,), init_from),
-        profile_steps=profile_steps,
-        checks=checkup,
-        own={"model": model, "task": task, **own_functions(config)},
-    )
-    _announce(job)
+        job = Job(
+            setting,
+            data,
+            hyper,
+            described,
+            layout,
+            seeds=members or (seed,),
+            alone=members is None,
+            folder=folder,
+            terminal=terminal,
+            facts=_manifest(data, members or (seed,), init_from),
+            profile_steps=profile_steps,
+            checks=checkup,
+            own={"model": model, "task": task, **own_functions(config)},
+        )
+        _announce(job)
+        return _trained(job, given, resume, stop, started, report)
+
+
+def _trained(
+    job: Job, given: Any, resume: bool, stop: Callable[[], bool], started: float, report: bool
+) -> Run | Ensemble:
+    """Train, show what came of it, and report."""
     job, trained, clocks = train_all(job, given, resume, stop, started)
+    notes = [run.summary["note"] for run in trained if run.summary["status"] == "diverged"]
+    if len(notes) == len(trained):
+        raise NonFiniteError(notes[0] if job.alone else f"all {len(notes)} members diverged; the first: {notes[0]}")
     if job.alone:
         (run,) = trained
-        if run.summary["status"] == "diverged":
-            raise NonFiniteError(run.summary["note"])
-        show(terminal, run)
-        if report:
-            _report(run, data, terminal)
-        return run
-    if all(run.summary["status"] == "diverged" for run in trained):
-        raise NonFiniteError(f"all {len(trained)} members diverged; the first: {trained[0].summary['note']}")
-    ensemble = gathered(job, trained, speed_of(clocks))
+        show(job.terminal, run)
+    else:
+        run = gathered(job, trained, speed_of(clocks))
     if report:
-        _report(ensemble, data, terminal)
-    return ensemble
+        _report(run, job.data, job.terminal)
+    return run
 
 
 def _report(run: Run | Ensemble, data: Data, terminal: Terminal) -> None:
@@ -255,14 +262,23 @@ def _recorded(folder: Path, layout: Layout, terminal: Terminal) -> Layout:
 
 
 def _open_folder(
-    workdir: str | Path | None, name: str | None, data: Data, described: Mapping[str, Any], resume: bool
+    stack: contextlib.ExitStack,
+    workdir: str | Path | None,
+    name: str | None,
+    data: Data,
+    described: Mapping[str, Any],
+    resume: bool,
 ) -> Path | None:
+    """The run's folder, locked until `stack` is left; None where nothing is to be written."""
     if workdir is None and name is None:
         if resume:
             raise RequestError("resume needs the folder of the run to continue; give workdir")
         return None
     label = f"{name}-fallback-{data.info.fallback}" if data.info.fallback else str(name)
     folder = default_folder(label) if workdir is None else Path(workdir)
+    check_folder(folder, described, data.info.sha256, resume=resume)
+    stack.enter_context(lock_folder(folder))
+    # Once more: another process may have begun, or even ended, a run in it since.
     check_folder(folder, described, data.info.sha256, resume=resume)
     return folder
 

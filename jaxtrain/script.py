@@ -5,9 +5,11 @@ of steps that is running, five seconds at most; a second one ends the process wh
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,18 +29,25 @@ from jaxtrain.runs import Ensemble, load_run
 class StopRequest:
     """Asks the loop to stop once SIGINT, SIGTERM or SIGUSR1 has come; the handlers hold while it is entered.
 
-    Before the loop asks for the first time there is nothing to save, and the signal ends the process at once.
+    Before the loop asks for the first time there is nothing to save, and the signal ends the process at once. With
+    `after_minutes` it asks by itself then, as if SIGTERM had come: for queues with a time limit.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self) -> None:
+    def __init__(self, after_minutes: float | None = None) -> None:
+        if after_minutes is not None and not after_minutes > 0:
+            raise RequestError(f"--preempt-after is {after_minutes} minutes; it must be larger than 0")
         self.received: int | None = None
+        self._deadline = math.inf if after_minutes is None else time.monotonic() + 60 * after_minutes
         self._asked = False
         self._before: dict[int, object] = {}
 
     def __call__(self) -> bool:
         self._asked = True
+        if self.received is None and time.monotonic() >= self._deadline:
+            self.received = signal.SIGTERM
+            print("\nstopping, with a checkpoint: the minutes of --preempt-after have passed", file=sys.stderr)
         return self.received is not None
 
     def __enter__(self) -> "StopRequest":

@@ -42,6 +42,12 @@ def main(args: list[str]) -> int:
         metavar="URL",
         help="of the trials: a database (postgresql://...) or a journal file\n(default: study.journal in the folder)",
     )
+    parser.add_argument(
+        "--preempt-after",
+        type=float,
+        metavar="MINUTES",
+        help="stop then with status 143, as by SIGTERM; for queues with a time limit",
+    )
     parser.add_argument("--trials", type=int, metavar="N", help="trials in all")
     parser.add_argument("--sampler", help="random, tpe or qmc")
     parser.add_argument("--search-seed", type=int, metavar="N", help="seed of the draws")
@@ -71,7 +77,7 @@ def main(args: list[str]) -> int:
     search = read_search(parser, flags, rest)
     workdir = flags.workdir or (flags.refine and flags.refine.with_name(f"{flags.refine.name}-refined"))
     prepare(members=search.trials)
-    with StopRequest() as stop:
+    with StopRequest(flags.preempt_after) as stop:
         run_search(
             search,
             workdir=workdir,

@@ -37,6 +37,12 @@ def main(args: list[str]) -> int:
         "--check", action="store_true", help="run the checks of scripts/check.py first, and stop if one fails"
     )
     parser.add_argument("--profile-steps", metavar="A:B", help="profile steps A to B, for TensorBoard's PROFILE tab")
+    parser.add_argument(
+        "--preempt-after",
+        type=float,
+        metavar="MINUTES",
+        help="stop then with a checkpoint and status 143, as by SIGTERM; for queues with a time limit",
+    )
     parser.add_argument("--debug-nans", action="store_true", help="stop at the operation that makes a NaN; slow")
     parser.add_argument("--no-report", action="store_true", help="write no report.html at the end")
     parser.add_argument("--quiet", action="store_true", help="print nothing but warnings")
@@ -62,7 +68,7 @@ def main(args: list[str]) -> int:
         jax.config.update("jax_debug_nans", True)
     parts = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
     name = None if flags.workdir else run_name(reference)
-    with StopRequest() as stop:
+    with StopRequest(flags.preempt_after) as stop:
         run = fit(
             **parts,
             workdir=flags.workdir,
