@@ -39,6 +39,10 @@ class Layout:
         return math.ceil(self.width / self.num_devices) * self.num_devices
 
 
+ALONE = Layout("loop", 1, 1)
+"""That of a single run."""
+
+
 def plan(
     setting: Setting,
     data: Data,

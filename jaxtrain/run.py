@@ -28,7 +28,7 @@ from jaxtrain.finish import counts, show
 from jaxtrain.folder import check_folder, default_folder, read_config, read_json
 from jaxtrain.gather import speed_of
 from jaxtrain.job import Job, gathered, train_all
-from jaxtrain.layout import Layout, Parallel, plan
+from jaxtrain.layout import ALONE, Layout, Parallel, plan
 from jaxtrain.models import model_table
 from jaxtrain.program import compile_program
 from jaxtrain.report import write_report
@@ -39,8 +39,6 @@ from jaxtrain.step import Setting, init_state, make_setting
 from jaxtrain.terminal import Terminal
 from jaxtrain.trace import check_trace
 from jaxtrain.types import Hyper, Task
-
-ALONE = Layout("loop", 1, 1)
 
 
 @overload

@@ -34,7 +34,7 @@ LEVELS = [
     {"nonfinite"},
     {"train", "runs", "checks", "overview"},
     {"finish", "finetune"},
-    {"gather", "lr_range"},
+    {"gather", "lr_range", "verify"},
     {"job"},
     {"report"},
     {"run", "script"},
