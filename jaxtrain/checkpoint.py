@@ -9,6 +9,7 @@ device is named in it, and `meta/metadata`, plain JSON. Orbax renames the two in
 `superseded-*` are checkpoints that were set aside; `.trash-*` ones that are being deleted.
 """
 
+import asyncio
 import atexit
 import hashlib
 import json
@@ -16,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -93,6 +95,11 @@ class Store:
     def steps(self) -> list[int]:
         """Steps that are on the disk now, ascending; a save in flight is not among them."""
         return sorted({step for step, _, _ in _folders(self.folder)})
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save is still in flight; the next one would wait for it."""
+        return self._pending is not None and not self._pending[1].done()
 
     def save(self, step: int, tree: PyTree, meta: dict[str, Any]) -> None:
         """Start writing a checkpoint and return as soon as `tree` has been copied; it may then be donated or changed.
@@ -258,7 +265,7 @@ class Store:
         folder = _free_name(self.folder, step)
         document = {"payload": payload, "sha256": _seal(payload)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(document))
-        with _quiet():
+        with _quiet:
             self._io().save(folder, args=args)
         _sync(folder)  # Orbax does not wait for its JSON files and its rename to be durable; the old ones go next
         self._retain(step)
@@ -291,7 +298,8 @@ class Store:
         stored = self._read_arrays(folder, [path for path, record in records.items() if 0 not in record["shape"]])
         arrays = {path: stored[path] if path in stored else empty(record) for path, record in records.items()}
         for path, array in arrays.items():
-            if not described(array).items() <= records[path].items():
+            # Damage in state/_METADATA makes Orbax return something else than an array.
+            if not isinstance(array, np.ndarray) or not described(array).items() <= records[path].items():
                 raise _Damaged(f"leaf {path} is not what was saved")
         return _Found(arrays, records, payload["meta"], [])
 
@@ -303,7 +311,7 @@ class Store:
         target = dict.fromkeys(paths, 0)
         numpy = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in paths}
         wanted = ocp.args.PyTreeRestore(item=target, restore_args=numpy, partial_restore=True)
-        with _quiet():
+        with _damage_in("state/"), _quiet:
             return self._io().restore(folder, args=ocp.args.Composite(state=wanted))["state"]
 
 
@@ -406,35 +414,75 @@ def _seal(payload: Any) -> str:
 
 def _read_payload(folder: Path) -> Record:
     """Step, meta and leaf records of a checkpoint, verified."""
-    document = json.loads((folder / "meta" / "metadata").read_text())
+    with _damage_in("meta/metadata"):
+        document = json.loads((folder / "meta" / "metadata").read_text())
     payload = document.get("payload") if isinstance(document, dict) else None
     if not isinstance(payload, dict) or _seal(payload) != document.get("sha256"):
-        raise _Damaged("its meta is not what was saved")
+        raise _Damaged("meta/metadata is not what was saved")
     if payload["format"] != _FORMAT:
         written = payload["format"]
         raise RequestError(f"{folder} has format {written}, expected {_FORMAT}; use the version that wrote it")
     if payload["step"] != int(folder.name.split(".")[0]):
-        raise _Damaged(f"it is step {payload['step']} under another name")
+        raise _Damaged(f"meta/metadata is that of step {payload['step']}")
     return payload
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the fifty lines of traceback that Orbax logs for what it also raises."""
-    logger = logging.getLogger("absl")
-    logger.addFilter(_is_not_orbax)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_not_orbax)
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """Closes once its tasks have ended: those of the other leaves, where one has failed."""
+
+    def close(self) -> None:
+        if not self.is_closed() and (left := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        super().close()
+
+
+class _Quiet:
+    """Without what Orbax prints of a failure that it also raises: its log, and a traceback for each other leaf, for it
+    closes the event loop, and leaves the thread, in which they are still at work. Several threads may be inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._usual = threading.Lock(), 0, asyncio.new_event_loop
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._usual, asyncio.new_event_loop = asyncio.new_event_loop, _PatientLoop
+                logging.getLogger("absl").addFilter(_is_not_orbax)
+
+    def __exit__(self, fault: type | None, *_: object) -> None:
+        for thread in threading.enumerate() if fault else ():
+            if type(thread).__module__.startswith("orbax."):
+                threading.Thread.join(thread, 60)  # its own `join` raises
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                asyncio.new_event_loop = self._usual
+                logging.getLogger("absl").removeFilter(_is_not_orbax)
+
+
+_quiet = _Quiet()
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
+@contextmanager
+def _damage_in(part: str) -> Iterator[None]:
+    """Wrong bytes are told with the part of the checkpoint that holds them; other trouble passes as it is."""
+    try:
+        yield
+    except Exception as fault:
+        if not _is_damage(fault):
+            raise
+        raise _Damaged(f"{part}: {_why(fault)}") from fault
+
+
 def _why(fault: BaseException) -> str:
     """`reason`, with the middle of a long text left out: tensorstore says at the end what the matter was."""
+    if isinstance(fault, _Damaged):
+        return str(fault)
     text = reason(fault).partition(" [tensorstore_spec=")[0]
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-190:]}"
 

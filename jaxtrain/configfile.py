@@ -7,6 +7,7 @@ the names in their annotations.
 
 import inspect
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,7 +21,15 @@ import numpy as np
 
 from jaxtrain.config import Adam, Augment, Config, DataConfig, EarlyStopping, Experiment, Plateau, Schedule, Sgd
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.fields import check_types, did_you_mean, field_names, fields_of, is_instance_of_dataclass
+from jaxtrain.fields import (
+    check_types,
+    describe,
+    did_you_mean,
+    field_names,
+    fields_of,
+    fits,
+    is_instance_of_dataclass,
+)
 from jaxtrain.models import CNN, MLP, Linear, ResNet
 from jaxtrain.space import Search
 from jaxtrain.types import Hyper, Model
@@ -60,7 +69,7 @@ def _load(reference: str) -> Any:
     """What a config file returns, or a run's config.json holds, as it is."""
     name, _, variant = reference.partition(".py:")
     path = Path(f"{name}.py" if variant else reference.removesuffix(":"))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RequestError(f"config file {str(path)!r} {_missing(path)}")
     if path.suffix == ".json":
         return _load_json(path)
@@ -122,11 +131,14 @@ def _shipped() -> dict[str, type]:
 
 
 def _missing(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         return "is a folder; name the config.json in it" if (path / "config.json").is_file() else "is a folder"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"is missing; there is no folder {str(path.parent)!r}"
-    present = [str(other) for other in path.parent.iterdir() if other.suffix in (".py", ".json")]
+    try:
+        present = [str(other) for other in path.parent.iterdir() if other.suffix in (".py", ".json")]
+    except OSError:  # a folder that may not be listed
+        present = []
     return "is missing" + did_you_mean(str(path), present)
 
 
@@ -134,7 +146,7 @@ def _call_get_config(path: Path, variant: str) -> Any:
     get_config = getattr(_execute(path), "get_config", None)
     if not callable(get_config):
         raise RequestError(f"{path} defines no get_config; expected def get_config(variant='') -> Experiment")
-    takes_variant = bool(inspect.signature(get_config).parameters)
+    takes_variant = bool(_run(path, "get_config", lambda: inspect.signature(get_config).parameters))
     if variant and not takes_variant:
         raise RequestError(f"{path} has no variants: its get_config takes no argument, but {variant!r} was asked for")
     args = (variant,) if takes_variant else ()
@@ -165,7 +177,7 @@ def _run(path: Path, what: str, call: Callable[[], Any]) -> Any:
             lines = [error.lineno]
         where = f"{path}:{lines[-1]}" if lines else str(path)
         text = error.msg if isinstance(error, SyntaxError) and lines else " ".join(str(error).split())
-        raise RequestError(f"{where}: {what} raised {type(error).__name__}: {text}") from error
+        raise RequestError(f"{where}: {what} raised {type(error).__name__}{text and f': {text}'}") from error
 
 
 def _check(experiment: Experiment) -> None:
@@ -182,19 +194,22 @@ def _check(experiment: Experiment) -> None:
         if not isinstance(part, expected):
             raise RequestError(f"{name} is {part!r:.60}; expected {expected.__name__}(...)")
         check_types(part, name)
+    for field in fields_of(experiment):
+        if field.name in ("seed", "seeds", "parallel") and not fits(field.type, field.value):
+            raise RequestError(f"{field.name} is {field.value!r:.60}; expected {describe(field.type)}")
 
 
 def _load_json(path: Path) -> Experiment:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise WorldError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
+    except RequestError as error:  # a ValueError too
+        raise RequestError(f"{path}: {error}") from None
+    except RecursionError:
+        raise RequestError(f"config file {str(path)!r} is nested too deep to be the config.json of a run") from None
     except ValueError as error:
         raise RequestError(f"config file {str(path)!r} is no JSON: {error}") from None
-    try:
-        return from_json(value)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
 
 
 def _decode(value: Any, path: str, passed: dict[str, Any]) -> Any:

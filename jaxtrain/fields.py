@@ -93,7 +93,7 @@ def fits(hint: Any, value: Any) -> bool:
         members = args[:1] * len(value) if isinstance(value, tuple) and args[1:] == (...,) else args
         return isinstance(value, tuple) and len(members) == len(value) and all(map(fits, members, value))
     if origin is collections.abc.Mapping:
-        return isinstance(value, Mapping) and all(fits(args[1], member) for member in value.values())
+        return isinstance(value, Mapping) and all(fits(args[0], k) and fits(args[1], v) for k, v in value.items())
     if origin is collections.abc.Callable:
         return callable(value)
     if hint is float:
@@ -132,7 +132,7 @@ def describe(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple of {describe(args[0])}"
     if origin is collections.abc.Mapping:
-        return f"a dict of {describe(args[1])}"
+        return f"a dict of {describe(args[0])} to {describe(args[1])}"
     if origin is collections.abc.Callable:
         return "a function"
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

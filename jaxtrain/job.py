@@ -24,7 +24,7 @@ from jaxtrain.finetune import graft, matches
 from jaxtrain.finish import finish, write_result
 from jaxtrain.folder import changes_of_machine, member_folder, read_config, read_history, reopen, write_start
 from jaxtrain.gather import gather, mean_rows, show_gathered, write_gathered
-from jaxtrain.layout import Layout
+from jaxtrain.layout import Layout, num_parts_that_fit
 from jaxtrain.log import Log, Logs
 from jaxtrain.members import Group, make_group
 from jaxtrain.optim import init_swa
@@ -108,11 +108,19 @@ def _repetition(job: Job) -> str:
 
 
 def _out_of_memory(job: Job) -> str:
-    size = job.setting.config.batch_size
-    width = f" or members at a time (--width, {job.layout.width} now)" if job.layout.width > 1 else ""
+    """What fits instead, by an estimate from the shapes."""
+    size, layout, device = job.setting.config.batch_size, job.layout, jax.devices()[0]
+    stats = device.memory_stats() or {}
+    memory = stats.get("bytes_limit")
+    together = layout.slots // layout.num_devices if layout.parallel == "vmap" else 1
+    left = None if memory is None else memory - job.data.image.nbytes
+    parts = num_parts_that_fit(job.setting, job.hyper, together, left)
+    narrower = (
+        f", or fewer members at a time (--width {-(-layout.width // 2)} in a new run)" if layout.width > 1 else ""
+    )
     return (
-        f"the device's memory is exhausted at batch size {size}; give a smaller --batch_size{width}, or"
-        f" --num_micro_batches 2, which trains on batches of {size} in parts"
+        f"the device's memory is exhausted at batch size {size}; by estimate {size // parts} fits: give --batch_size"
+        f" {size // parts}, or --num_micro_batches {parts}, which trains on batches of {size} in parts{narrower}"
     )
 
 
@@ -269,6 +277,8 @@ def _restore(store: Store, group: Group, folders: Sequence[Path | None], termina
                 begin = jax.vmap(init_swa) if lane.stacked else init_swa
                 lane.state = dataclasses.replace(lane.state, swa=lane.put(begin(lane.state.params)))
     group.seconds = restored.meta["seconds"]
+    for member, note in zip(group.members, restored.meta["notes"], strict=True):
+        member.note = note
     for member, folder in zip(group.members, folders, strict=True):
         member.history = read_history(folder, group.step) if folder is not None else []
     terminal.say(f"resumed from step {group.step} (epoch {restored.meta['epoch']})")

@@ -4,6 +4,7 @@ Imports the step and data. The fact that surprises: the width of a group is part
 of another width may round otherwise; so it is chosen once, recorded, and kept when a run is resumed.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,26 @@ def plan(
     num_groups = math.ceil(count / min(wanted, fitting))
     narrowed = math.ceil(count / num_groups) if wanted > fitting or width is None else wanted
     return Layout(chosen, narrowed, used, why if wanted > fitting else "")
+
+
+def num_parts_that_fit(setting: Setting, hyper: Hyper, num_members: int, memory: int | None) -> int:
+    """Into how many micro-batches a batch that did not fit is to be split, by an estimate: a divisor of its size.
+
+    Args:
+      setting: what ran out of memory.
+      hyper: of a member.
+      num_members: that are trained at the same time on a device.
+      memory: bytes of it, the examples not among them; None where that is not known.
+    """
+    size, now = setting.config.batch_size, setting.config.num_micro_batches
+    finer = [number for number in range(now + 1, size + 1) if size % number == 0]
+    for number in finer:
+        config = dataclasses.replace(setting.config, num_micro_batches=number)
+        needed = sum(_bytes_of_member(dataclasses.replace(setting, config=config), hyper)) * num_members
+        # What has failed was too much at any rate: at most half of it.
+        if number >= 2 * now and (memory is None or needed <= memory):
+            return number
+    return finer[-1] if finer else now
 
 
 def _fitting(setting: Setting, hyper: Hyper, parallel: str, devices: Sequence[Any]) -> tuple[int, str]:

@@ -147,7 +147,7 @@ def _pairs(args: list[str]) -> Iterator[tuple[str, list[str]]]:
 def _unknown(given: str, name: str, flags: _Flags, prog: str, own_flags: Iterable[str]) -> str:
     if name and name in flags.groups:
         fields = ", ".join(f"--{field}" for field in flags.fields if field.rpartition(".")[0] == name)
-        return f"{given} is a group of fields; give one of them: {fields}"
+        return f"{given} is a group of fields; {f'give one of them: {fields}' if fields else 'it has none here'}"
     near = did_you_mean(f"--{name}", [*own_flags, *(f"--{field}" for field in flags.fields)])
     return f"unknown key {given!r}{near or f'; see {prog} --help for the fields'}"
 
@@ -157,16 +157,27 @@ def _value(given: str, plain: Any, values: list[str]) -> Any:
     parts = [part for part in (plain, *typing.get_args(plain)) if part is not Ellipsis]
     if values == [] and plain is bool:
         return True
+    if not values:
+        raise RequestError(f"{given} was given no value; expected {describe(plain)}")
+    if not all(map(_is_text, values)):
+        raise RequestError(f"{given} is {' '.join(values)!r}, which is no UTF-8; a run cannot record it")
     if len(values) == 1 and any(typing.get_origin(part) is tuple for part in parts):
         values = re.findall(r"[^\s,()\[\]]+", values[0])  # (256, 256) and 256,256 as well as 256 256
     typed = [value.capitalize() for value in values] if bool in parts else values
-    parsed, _ = _tyro(dataclasses.make_dataclass("Value", [("value", plain)]), ["--value", *typed])
+    # With "=" a value may begin with a dash, as the watched metric '-rmse' does.
+    args = [f"--value={typed[0]}"] if len(typed) == 1 else ["--value", *typed]
+    parsed, _ = _tyro(dataclasses.make_dataclass("Value", [("value", plain)]), args)
     if parsed is not None:
         return parsed.value
     shown = " ".join(values)
     whole = int in parts and re.fullmatch(r"[+-]?\d+(\.\d*)?e\+?\d\d?|[+-]?\d+\.0*", shown)
     hint = f" (write {float(shown):.0f})" if whole else ""
     raise RequestError(f"{given} is {shown!r}; expected {describe(plain)}{hint}")
+
+
+def _is_text(value: str) -> bool:
+    """Whether it is all characters; bytes that are none arrive from a command line as lone surrogates."""
+    return value.encode(errors="replace").decode() == value
 
 
 def _view(group: str, flags: _Flags) -> type:

@@ -4,15 +4,22 @@ Imports data, networks and the step. The fact that surprises: the network is run
 shape or number of outputs costs milliseconds and leaves no folder behind.
 """
 
+import contextlib
+import math
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxtrain.augment import check_augment
 from jaxtrain.config import Config, check_config, check_hyper
 from jaxtrain.data import Data
-from jaxtrain.errors import RequestError
-from jaxtrain.fields import check_types
+from jaxtrain.errors import NonFiniteError, RequestError, WorldError
+from jaxtrain.fields import check_types, fields_of, is_instance_of_dataclass
 from jaxtrain.models import check_model
 from jaxtrain.optim import frozen_mask
 from jaxtrain.program import watched
@@ -20,13 +27,26 @@ from jaxtrain.step import Setting, check_recalibration, init_state
 from jaxtrain.tasks import Classification, Regression
 from jaxtrain.types import Batch, Hyper, TrainState
 
+LARGEST = 2**31 - 1
+"""Steps and sizes are int32 in every program."""
+
 
 def check_values(config: Config, hyper: Hyper) -> None:
     """What can be checked without data: types and ranges."""
     check_types(config, "config")
     check_types(hyper, "hyper")
+    _check_numbers(config, "config")
     check_config(config)
     check_hyper(hyper)
+
+
+def check_seed(seed: Any) -> int:
+    """`seed` as an int, or RequestError. A key has 32 bits of it: 2^32 would be 0 again."""
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+        raise RequestError(f"seed is {seed!r:.60}; expected a whole number")
+    if not 0 <= seed < 2**32:
+        raise RequestError(f"seed is {seed}; give a number from 0 to 4294967295")
+    return int(seed)
 
 
 def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:
@@ -37,17 +57,59 @@ def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:
             f"config.batch_size is {config.batch_size}, but the training split holds {data.num_train} examples;"
             f" give at most {data.num_train}"
         )
+    if setting.num_steps > LARGEST:
+        raise RequestError(
+            f"config.epochs is {config.epochs}, which would be {setting.num_steps} steps; give epochs of at most"
+            f" {LARGEST} steps in all"
+        )
     check_augment(config.augment, data.image_shape, data.info.num_classes is not None, hyper)
     micro_batch = config.batch_size // config.num_micro_batches
     ours = isinstance(setting.task, Classification | Regression)
     num_outputs = data.info.num_classes or data.info.num_targets if ours else None
-    check_model(setting.model, setting.image_shape, num_outputs, micro_batch, hyper)
-    _ = setting.schedule  # raises where its warm-up or its period does not fit the run
-    state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
+    with _told("the network", setting.model.module):
+        check_model(setting.model, setting.image_shape, num_outputs, micro_batch, hyper)
+    with _told("config.schedule", config.schedule):
+        _ = setting.schedule  # raises where its warm-up or its period does not fit the run
+    with _told("config.optimizer", config.optimizer):
+        state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
     frozen_mask(state.params, config.frozen)
     if config.final in ("ema", "swa") and state.batch_stats:
         check_recalibration(state.batch_stats)
     _check_task(setting, data, state, micro_batch)
+
+
+def _check_numbers(value: Any, path: str) -> None:
+    """Raise RequestError for the first number in `value` that no program could hold."""
+    for field in fields_of(value):
+        where = f"{path}.{field.name}"
+        if is_instance_of_dataclass(field.value):
+            _check_numbers(field.value, where)
+        elif isinstance(field.value, float) and not math.isfinite(field.value):
+            raise RequestError(f"{where} is {field.value}; it must be a finite number")
+        elif isinstance(field.value, int) and abs(field.value) > LARGEST:
+            raise RequestError(f"{where} is {field.value}; it must be at most {LARGEST}")
+
+
+@contextlib.contextmanager
+def _told(what: str, part: Any) -> Iterator[None]:
+    """What code of the user's raises, as one sentence with its line. An error in a part of ours stays a traceback."""
+    try:
+        yield
+    except (RequestError, WorldError, NonFiniteError):
+        raise
+    except Exception as error:  # the user's code may raise anything
+        if type(part).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        name = getattr(part, "__name__", type(part).__name__)
+        text = next(iter(str(error).splitlines()), "")
+        raise RequestError(f"{_line_of(error)}{what} {name} raised {type(error).__name__}: {text}") from error
+
+
+def _line_of(error: Exception) -> str:
+    """FILE:LINE of the user's code, in which `error` was raised or which called what raised it; or nothing."""
+    others = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
 def _check_task(setting: Setting, data: Data, state: TrainState, size: int) -> None:

@@ -56,7 +56,7 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def checkpoint_tree(group: Group) -> PyTree:
-    """The arrays of a checkpoint, lane by lane; of a stack those of its members, for another machine has other slots."""
+    """The arrays of a checkpoint, lane by lane; of a stack its members', for on other devices it has other slots."""
     tree = {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
     width, slots = len(group.members), group.layout.slots
     return tree if slots == width else jax.tree.map(lambda x: x[:width], tree)
@@ -77,7 +77,6 @@ def take_up(group: Group, tree: PyTree) -> None:
         member.skipped = int(control.skipped)
         if not control.alive:
             member.reason = "diverged"
-            member.note = f"member with seed {member.seed}: it diverged before step {group.step}, when this run resumed"
         elif should_stop(control, group.setting.config.early_stopping):
             member.reason = "early stopping"
     _note_stopped(group)
@@ -204,11 +203,11 @@ def train(
         _end_of_chunk(group, total, stop)
 
         now = time.perf_counter()
-        due = now - last_save >= config.checkpoint_every_seconds or not group.running
-        if store is not None and due:
+        due = now - last_save >= config.checkpoint_every_seconds
+        # A disk that is slower than the cadence shall not hold up the training; the end waits for it.
+        if store is not None and ((due and not store.saving) or not group.running):
             log.flush()
-            tree, facts = checkpoint_tree(group), {"epoch": epoch, "seconds": group.seconds}
-            store.save(group.step, tree, {**(meta or {}), **facts})
+            store.save(group.step, checkpoint_tree(group), {**(meta or {}), **_facts(group, group.step)})
             last_save = now
 
     trace.close()
@@ -412,8 +411,13 @@ def _save_before(group: Group, kept: Kept, step: int, store: Store, log: Logs, m
     log.flush()
     for lane, (state, sums) in zip(group.lanes, kept, strict=True):
         lane.state, lane.sums = state, sums
-    facts = {"epoch": step // group.setting.steps_per_epoch, "seconds": group.seconds}
-    store.save(step, checkpoint_tree(group), {**(meta or {}), **facts})
+    store.save(step, checkpoint_tree(group), {**(meta or {}), **_facts(group, step)})
+
+
+def _facts(group: Group, step: int) -> dict[str, Any]:
+    """What a checkpoint says of a group that is in none of its arrays."""
+    epoch, notes = step // group.setting.steps_per_epoch, [member.note for member in group.members]
+    return {"epoch": epoch, "seconds": group.seconds, "notes": notes}
 
 
 def _describe_nonfinite(

@@ -23,12 +23,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoints.write import make
 from test_files import largest_file
 
 from jaxtrain import checkpoint
 from jaxtrain.checkpoint import Restored, Store, read_meta
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.leaves import Mismatch, digest
+from jaxtrain.leaves import Mismatch, digest, named_leaves, to_host
+from jaxtrain.train import checkpoint_tree, take_up
+
+KEPT = sorted((Path(__file__).parent / "checkpoints").glob("format-*"))
 
 
 @jax.tree_util.register_dataclass
@@ -235,6 +239,26 @@ def test_first_of_many_mismatches_is_by_path(tmp_path: Path) -> None:
 def test_what_cannot_be_saved_is_refused_at_once(tmp_path: Path, tree: Any, meta: Any, message: str) -> None:
     with Store(tmp_path) as store, pytest.raises(RequestError, match=message):
         store.save(0, tree, meta)
+
+
+# ---- what earlier versions have written
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=lambda folder: folder.name)
+def test_kept_checkpoint_is_restored_bit_for_bit(kept: Path) -> None:
+    group, expected = make(), dict(np.load(kept / "expected.npz"))
+    with Store(kept, read_only=True) as store:
+        restored = store.restore(jax.eval_shape(lambda: checkpoint_tree(group)))
+    assert restored and restored.notes == [] and restored.meta == {"epoch": 0, "seeds": [7]}
+    found = to_host(named_leaves(restored.tree))
+    assert _bits(found) == _bits(expected) and len(found) > 40
+    take_up(group, restored.tree)
+    group.lanes[0].advance(0, group.step, 1)  # and it can be trained on
+    assert group.steps_done() == [4]
+
+
+def _bits(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {path: (array.dtype, array.shape, array.tobytes()) for path, array in arrays.items()}
 
 
 # ---- a part alone
@@ -514,6 +538,35 @@ def test_failure_at_the_first_moment_is_told_like_a_later_one(tmp_path: Path) ->
             store.save(2, content(2), {})
             store.wait()
         assert store.steps() == [2] and len(store.errors) == 2
+
+
+def test_failure_is_one_warning_or_note_without_orbaxs_tracebacks(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Store(tmp_path) as store:
+        with largest_file(4000), pytest.warns(UserWarning, match="was not written"):
+            store.save(1, content(1), {})
+            store.wait()
+        for step in (2, 3):
+            store.save(step, content(step), {})
+        store.wait()
+        blob = max((tmp_path / "00000003" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+        os.truncate(blob, 10)
+        restored = store.restore(content(0))
+    assert restored and len(restored.notes) == 1 and "state/: " in restored.notes[0]
+    assert capfd.readouterr().err == ""
+
+
+def test_save_in_flight_is_known_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, ready = Store._write, threading.Event()
+    monkeypatch.setattr(Store, "_write", lambda *args: ready.wait(60) and write(*args))
+    with Store(tmp_path) as store:
+        assert not store.saving
+        store.save(1, content(1), {})
+        assert store.saving
+        ready.set()
+        store.wait()
+        assert not store.saving and store.steps() == [1]
 
 
 def test_failed_last_save_is_told_by_close(tmp_path: Path) -> None:

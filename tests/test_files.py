@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.files import JsonLines, jsonable, probe_writable, read_json_lines, write_json, write_text
+from jaxtrain.files import JsonLines, jsonable, lock_folder, probe_writable, read_json_lines, write_json, write_text
 
 
 @contextmanager
@@ -156,3 +157,22 @@ def test_closed_lines_refuse_more(tmp_path: Path) -> None:
     lines.close()
     with pytest.raises(RequestError, match="is closed"):
         lines.append({})
+
+
+def test_lines_whose_folder_was_deleted_go_on_in_a_new_one_and_it_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "run" / "lines.jsonl"
+    place.parent.mkdir()
+    with JsonLines(place) as lines:
+        lines.append({"step": 1})
+        shutil.rmtree(place.parent)
+        lines.append({"step": 2})
+        lines.flush()
+        lines.append({"step": 3})
+        assert [error for error in lines.errors if "deleted while it was in use" in error]
+    assert read_json_lines(place) == [{"step": 3}]
+
+
+def test_a_folder_is_locked_for_one_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(WorldError, match=f"in use by process {os.getpid()}; wait"):
+        lock_folder(tmp_path)
+    lock_folder(tmp_path).close()

@@ -13,10 +13,10 @@ import jaxtrain as jt
 from jaxtrain import layout as layout_module
 from jaxtrain import train as loop
 from jaxtrain.data import Resident, take
-from jaxtrain.errors import NonFiniteError, RequestError
+from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.events import read_scalars
 from jaxtrain.finish import finish
-from jaxtrain.layout import Layout, plan
+from jaxtrain.layout import Layout, num_parts_that_fit, plan
 from jaxtrain.leaves import digest
 from jaxtrain.log import Log, Logs
 from jaxtrain.members import make_group
@@ -300,7 +300,7 @@ def test_members_that_diverged_before_a_kill_have_diverged_after_it(digits, tmp_
         patch.setattr(job_module, "_write_member", killed)
         with pytest.raises(KeyboardInterrupt):
             jt.fit(net, digits, config, Hyper(learning_rate=1e30), **request)
-    with pytest.raises(NonFiniteError, match="seed 0: it diverged before step"):
+    with pytest.raises(NonFiniteError, match="seed 0: the loss or a weight became NaN"):
         jt.fit(net, digits, config, Hyper(learning_rate=1e30), **request, resume=True)
 
 
@@ -462,6 +462,41 @@ def test_a_group_that_the_device_cannot_hold_is_narrowed(digits, monkeypatch, ca
     run = jt.fit(NETS["mlp"], digits, make_config(epochs=1), HYPER, seeds=range(4), parallel="vmap")
     assert widths == [4, 2, 2] and len(run.members) == 4
     assert "4 members do not fit into the memory; trying 2 at a time" in capsys.readouterr().out
+
+
+def test_a_single_run_that_does_not_fit_is_told_a_batch_that_does(digits, monkeypatch):
+    def full(*args, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr("jaxtrain.job.train", full)
+    with pytest.raises(WorldError, match="batch size 64; by estimate 32 fits: .* or --num_micro_batches 2, which"):
+        jt.fit(NETS["mlp"], digits, make_config(), HYPER, quiet=True)
+
+
+def test_the_parts_of_a_batch_that_fit_are_the_fewest_by_the_estimate(digits):
+    setting = make_setting(NETS["cnn"], digits, make_config())
+    quarter = make_setting(NETS["cnn"], digits, make_config(num_micro_batches=4))
+    needed = sum(layout_module._bytes_of_member(quarter, HYPER))
+    assert num_parts_that_fit(setting, HYPER, 1, needed) == 4
+    assert num_parts_that_fit(setting, HYPER, 3, 3 * needed) == 4
+    assert num_parts_that_fit(setting, HYPER, 1, needed - 1) == 8
+    assert num_parts_that_fit(setting, HYPER, 1, 0) == 64
+
+
+def test_a_stack_resumes_on_another_number_of_devices(digits, tmp_path, monkeypatch, capsys):
+    config = make_config(epochs=3, max_chunk_seconds=1e-3)
+    request = dict(seeds=range(3), parallel="vmap")
+    whole = jt.fit(NETS["mlp"], digits, config, HYPER, **request, quiet=True)
+    monkeypatch.setattr("jaxtrain.train.FIRST_CHUNK", 3)
+    jt.fit(NETS["mlp"], digits, config, HYPER, **request, workdir=tmp_path, quiet=True, stop=stop_after(4))
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    resumed = jt.fit(NETS["mlp"], digits, config, HYPER, **request, workdir=tmp_path, resume=True)
+    assert "2 devices held the members, now 1" in capsys.readouterr().out
+    assert [run.summary["status"] for run in resumed.members] == ["done"] * 3
+    for run, other in zip(resumed.members, whole.members, strict=True):
+        logits, expected = run.outputs(digits.image[:20]), other.outputs(digits.image[:20])
+        np.testing.assert_allclose(logits, expected, rtol=0.02, atol=0.02)
 
 
 REFUSED = {

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.data.checks import as_examples, as_labels, check_classes, check_targets, check_test
+from jaxtrain.data.checks import as_examples, as_labels, check_classes, check_pair, check_targets, check_test
 from jaxtrain.data.preprocess import Kind, Preprocess, fit_preprocess, normalise
 from jaxtrain.data.split import split_indices
 from jaxtrain.errors import RequestError
@@ -183,8 +183,9 @@ def from_arrays(
     pool_label = as_labels(labels, "labels", len(pool_image))
     test_image, test_label = pool_image[:0], pool_label[:0]
     if test is not None:
-        test_image = as_examples(test[0], "test images")
-        test_label = as_labels(test[1], "test labels", len(test_image))
+        given_image, given_label = check_pair(test)
+        test_image = as_examples(given_image, "test images")
+        test_label = as_labels(given_label, "test labels", len(test_image))
         check_test(pool_image, pool_label, test_image, test_label)
     classes = pool_label.ndim == 1
     if classes:

@@ -4,6 +4,7 @@ Imports nothing of jaxtrain but `errors`. The surprise: most of what is refused 
 word. A label of -1 is silently the last class, labels [N, 1] broadcast to [N, N], and one NaN pixel ends in a NaN loss.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def as_examples(images: Any, what: str) -> np.ndarray:
     Raises:
       RequestError: for another dtype, no examples, fewer than two axes, or values that are not finite.
     """
-    images = np.asarray(images)
+    images = _as_array(images, what)
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         raise RequestError(
             f"{what} have dtype {images.dtype}; expected uint8 (0 to 255) or floats: convert with"
@@ -44,7 +45,7 @@ def as_labels(labels: Any, what: str, num_given: int) -> np.ndarray:
     Raises:
       RequestError: for another number than `num_given`, another dtype or shape, or targets that are not finite.
     """
-    labels = np.asarray(labels)
+    labels = _as_array(labels, what)
     if labels.ndim == 0 or len(labels) != num_given:
         count = "one number" if labels.ndim == 0 else len(labels)
         raise RequestError(f"{num_given} images and {count} {what} were given; give one label for each image")
@@ -54,9 +55,10 @@ def as_labels(labels: Any, what: str, num_given: int) -> np.ndarray:
             raise RequestError(f"{what} have shape {labels.shape}; expected class indices of shape [N]: {remedy}")
         return np.clip(labels, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
     if labels.dtype.kind == "f":
-        if labels.ndim > 2:
+        if labels.ndim > 2 or 0 in labels.shape:
             raise RequestError(f"{what} have shape {labels.shape}; expected regression targets of shape [N] or [N, T]")
-        targets = labels.astype(np.float32).reshape(len(labels), -1)
+        with np.errstate(over="ignore"):  # as above
+            targets = labels.astype(np.float32).reshape(len(labels), -1)
         _check_finite(targets, what)
         return targets
     raise RequestError(
@@ -79,10 +81,13 @@ def check_classes(
     label: np.ndarray, test_label: np.ndarray, num_classes: int | None, class_names: Sequence[str] | None
 ) -> int:
     """The number of classes. Raises RequestError for labels outside of them, naming the first."""
+    if class_names is not None:
+        _check_names(class_names)
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
+    num_classes = whole_number(num_classes, "num_classes") if num_classes is not None else None
     if num_classes is None:
-        num_classes = int(np.concatenate([label, test_label]).max()) + 1
+        num_classes = max(1, int(np.concatenate([label, test_label]).max()) + 1)
         if num_classes > len(label):
             raise RequestError(
                 f"the largest label is {num_classes - 1}, so there would be {num_classes} classes for {len(label)}"
@@ -109,6 +114,40 @@ def check_targets(num_classes: int | None, class_names: Sequence[str] | None) ->
             "the labels are floats, which means regression, and num_classes or class_names was given;"
             " for classification give integer labels: labels.astype(int)"
         )
+
+
+def check_pair(test: Any) -> tuple[Any, Any]:
+    """The test split as it was given, if that is images and labels."""
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        given = f"{len(test)} things" if isinstance(test, tuple | list) else f"a {type(test).__name__}"
+        raise RequestError(f"test is {given}; expected a pair (images, labels)")
+    return test[0], test[1]
+
+
+def whole_number(value: Any, what: str) -> int:
+    """`value` as an int, or RequestError: True is no number, and 2.5 is not rounded."""
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise RequestError(f"{what} is {value!r:.60}; expected a whole number")
+
+
+def _as_array(given: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError) as error:  # lists of unequal lengths
+        raise RequestError(f"{what} are no array ({error}); give all examples one shape") from None
+
+
+def _check_names(class_names: Any) -> None:
+    names = class_names.tolist() if isinstance(class_names, np.ndarray) else class_names
+    listed = isinstance(names, Sequence) and not isinstance(names, str | bytes)
+    if not listed or not all(isinstance(name, str | int | np.integer) for name in names):
+        raise RequestError(f"class_names is {class_names!r:.60}; expected a list of names, one for each class")
+    if bad := next((name for name in map(str, names) if name.encode(errors="replace").decode() != name), None):
+        raise RequestError(f"class_names holds {bad!r:.60}, which is no UTF-8; rename the class")
 
 
 def _check_finite(values: np.ndarray, what: str, chunk: int = 4096) -> None:

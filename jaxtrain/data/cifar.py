@@ -1,12 +1,12 @@
 """CIFAR-10 in its binary and its python version, as files or inside the published .tar.gz.
 
-Imports nothing of jaxtrain but `errors` and its neighbours here. The surprise: an archive is read member by member and
-never extracted, for a member may be called ../../x.
+Imports nothing of jaxtrain but `errors` and its neighbours here. The surprise: an archive is read file by file and
+never extracted, for a file in it may be called ../../x.
 """
 
 import gzip
 import hashlib
-import tarfile
+import os
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxtrain.data.idx import damaged, first_bytes
 from jaxtrain.data.plain_pickle import read_plain_pickle
+from jaxtrain.data.plain_tar import read_plain_tar
 from jaxtrain.errors import WorldError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -34,6 +35,9 @@ SHA256 = {
 LARGEST_BATCH = 64 << 20
 """Bytes; the published batches have 31 MB."""
 
+LARGEST_ARCHIVE = 1 << 29
+"""Bytes, uncompressed; the published archives have 186 MB."""
+
 Splits = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], bool]
 
 
@@ -43,9 +47,12 @@ def find_cifar10(roots: list[Path]) -> Path | None:
     for root in roots:
         home = root / "cifar10"
         for place in (home, *(folder / name for folder in (home, root) for name in names)):
-            if place.is_dir() and (missing := _missing(place)) and len(missing) < len(BATCHES):
+            if os.path.isfile(place):
+                return place
+            missing = _missing(place)
+            if missing and len(missing) < len(BATCHES):
                 raise WorldError(f"{place} lacks {', '.join(missing)} of CIFAR-10; fetch the archive again")
-            if place.is_file() or (place.is_dir() and not _missing(place)):
+            if not missing:
                 return place
     return None
 
@@ -73,11 +80,17 @@ def _decode(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _missing(folder: Path) -> list[str]:
-    return [b for b in BATCHES if not (folder / f"{b}.bin").is_file() and not (folder / b).is_file()]
+    return [b for b in BATCHES if _file(folder, b) is None]
+
+
+def _file(folder: Path, batch: str) -> Path | None:
+    return next((p for p in (folder / f"{batch}.bin", folder / batch) if os.path.isfile(p)), None)
 
 
 def _read_batch(folder: Path, batch: str) -> np.ndarray:
-    path = next(p for p in (folder / f"{batch}.bin", folder / batch) if p.is_file())
+    path = _file(folder, batch)
+    if path is None:
+        raise WorldError(f"{folder} lacks {batch} of CIFAR-10; fetch the archive again")
     try:
         with path.open("rb") as file:
             return _parse(path, file.read(LARGEST_BATCH + 1))
@@ -86,15 +99,15 @@ def _read_batch(folder: Path, batch: str) -> np.ndarray:
 
 
 def _from_archive(archive: Path) -> dict[str, np.ndarray]:
-    batches = {}
+    batches: dict[str, np.ndarray] = {}
     try:
-        with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
-            for member in tar:
-                name = Path(member.name).name.removesuffix(".bin")
-                if name in BATCHES and member.isfile() and (file := tar.extractfile(member)) is not None:
-                    batches[name] = _parse(archive / member.name, file.read(LARGEST_BATCH + 1))
-            _drain(cast(BinaryIO, unzipped))
-    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        with gzip.open(archive) as unzipped:
+            limits = {"largest_file": LARGEST_BATCH, "largest": LARGEST_ARCHIVE}
+            for name, content in read_plain_tar(cast(BinaryIO, unzipped), lambda n: _batch_of(n) in BATCHES, **limits):
+                if _batch_of(name) in batches:
+                    raise ValueError(f"it holds {_batch_of(name)} twice")
+                batches[_batch_of(name)] = _parse(archive / name, content)
+    except (EOFError, zlib.error, ValueError, gzip.BadGzipFile) as error:
         raise WorldError(
             f"{archive} is no .tar.gz, damaged or cut short ({error}); it begins {first_bytes(archive).hex(' ')},"
             " expected 1f 8b: delete it and fetch it again"
@@ -104,10 +117,8 @@ def _from_archive(archive: Path) -> dict[str, np.ndarray]:
     return batches
 
 
-def _drain(file: BinaryIO) -> None:
-    """Read on to the end, where the checksum is verified; a tar reader stops at the last member."""
-    while file.read(1 << 20):
-        pass
+def _batch_of(name: str) -> str:
+    return name.rpartition("/")[2].removesuffix(".bin")
 
 
 def _parse(path: Path, content: bytes) -> np.ndarray:
@@ -127,11 +138,13 @@ def _parse(path: Path, content: bytes) -> np.ndarray:
 def _records_from_pickle(path: Path, content: bytes) -> np.ndarray:
     batch = read_plain_pickle(path, content)
     try:
-        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-        if data.dtype != np.uint8 or data.shape != (len(labels), RECORD - 1):
-            raise ValueError(f"data {data.dtype}{list(data.shape)} and {len(labels)} labels")
-        if labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels <= 9)).all():
+        data, labels = batch[b"data"], batch[b"labels"]
+        if not isinstance(data, np.ndarray):
+            raise TypeError(f"data is a {type(data).__name__}")
+        if data.shape != (len(labels), RECORD - 1):
+            raise ValueError(f"data {list(data.shape)} and {len(labels)} labels")
+        if not all(label in range(10) for label in labels):
             raise ValueError("labels that are not 0 to 9")
-        return np.concatenate([labels.astype(np.uint8)[:, None], data], axis=1)
+        return np.concatenate([np.array(labels, np.uint8)[:, None], data], axis=1)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, content[:16], f"a CIFAR-10 batch: data uint8[N, 3072], N labels ({error})") from None

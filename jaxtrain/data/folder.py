@@ -4,6 +4,9 @@ Imports nothing of jaxtrain but `errors` and its neighbours here; Pillow is impo
 surprise: every header is read before any image is decoded, so an absurd or wrong size or a stray file costs nothing.
 """
 
+import os
+import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -19,8 +22,18 @@ from jaxtrain.errors import RequestError, WorldError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-MAX_PIXELS = 1 << 26
-"""Largest image that is opened: 8192 x 8192. A file of a few kilobytes can claim, and fill, gigabytes."""
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""What is decoded, whatever a file calls itself: Pillow knows others, and has Ghostscript run PostScript."""
+
+MAX_SIDE = 8192
+MAX_PIXELS = MAX_SIDE**2
+"""Largest image that is opened. A file of a few kilobytes can claim, and fill, gigabytes."""
+
+_NO_NPZ = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError, MemoryError),
+    *(ValueError, KeyError, RuntimeError, OverflowError, TypeError, AttributeError, IndexError),
+)
+"""What NumPy raises for a header that makes no sense: it parses it as a Python literal and believes its lengths."""
 
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 
@@ -43,19 +56,21 @@ def read_npz(path: Path) -> Source:
       RequestError: if it lacks the arrays, or holds Python objects (which only a pickle could read).
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise RequestError(f"{path} is a single array; expected an .npz file, as numpy.savez writes it")
-        with loaded as arrays:
-            return _npz_source(path, arrays)
+        with path.open("rb") as file:  # opened here, for NumPy leaves a file open that it refuses
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise RequestError(f"{path} is a single array; expected an .npz file, as numpy.savez writes it")
+            with loaded as arrays:
+                return _npz_source(path, arrays)
     except FileNotFoundError:
         raise WorldError(f"there is no file {path}; give data.path an .npz file") from None
     except RequestError:  # a ValueError too
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, RuntimeError) as error:
+    except _NO_NPZ as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
             raise RequestError(f"{path} holds Python objects; save plain arrays of numbers") from None
-        raise WorldError(f"{path} is damaged or no .npz file ({error}); write it again with numpy.savez") from None
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise WorldError(f"{path} is damaged or no .npz file ({why:.200}); write it again with numpy.savez") from None
     except OSError as error:
         raise WorldError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -70,8 +85,10 @@ def _npz_source(path: Path, arrays: Any) -> Source:
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise RequestError(f"{path} holds one of x_test and y_test; give both or neither")
     test = (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-    names = tuple(str(n) for n in arrays["class_names"]) if "class_names" in arrays else None
-    return Source(arrays[pair[0]], arrays[pair[1]], test, names)
+    names = arrays["class_names"] if "class_names" in arrays else None
+    if names is not None and names.ndim != 1:
+        raise RequestError(f"{path}: class_names has shape {names.shape}; expected one name for each class")
+    return Source(arrays[pair[0]], arrays[pair[1]], test, None if names is None else tuple(map(str, names)))
 
 
 def read_folder(path: Path, image_size: int | None, report: Callable[[str], Any]) -> Source:
@@ -86,23 +103,34 @@ def read_folder(path: Path, image_size: int | None, report: Callable[[str], Any]
       WorldError: if the folder is missing, or an image is damaged or absurdly large.
       RequestError: if a class is empty, or sizes differ and no `image_size` is given.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike the method it raises for no path, however wrong
         raise WorldError(f"there is no folder {path}; give data.path a folder with one sub-folder of images a class")
+    try:
+        return _read_folder(path, image_size, report)
+    except OSError as error:
+        raise WorldError(f"{path} cannot be read: {error.strerror or error} ({error.filename})") from None
+
+
+def _read_folder(path: Path, image_size: int | None, report: Callable[[str], Any]) -> Source:
     has_train = (path / "train").is_dir()
     root = path / "train" if has_train else path
-    names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    names = _classes(root)
     if len(names) < 2:
         raise RequestError(f"{root} has {len(names)} sub-folders; expected one for each class, at least 2")
     files = _list_files(root, names, report)
     test_files = []
     if has_train and (path / "test").is_dir():
-        extra = {p.name for p in (path / "test").iterdir() if p.is_dir() and not p.name.startswith(".")} - set(names)
-        if extra:
+        if extra := set(_classes(path / "test")) - set(names):
             raise RequestError(f"{path / 'test'} has the class {min(extra)!r}, which {root} has not; remove or add it")
         test_files = _list_files(path / "test", names, report)
     mode, size = _survey([f for f, _ in files + test_files], image_size)
     image, label = _load(files, mode, size)
-    return Source(image, label, _load(test_files, mode, size) if test_files else None, names)
+    shown = tuple(os.fsencode(name).decode(errors="replace") for name in names)  # names on a disk may be any bytes
+    return Source(image, label, _load(test_files, mode, size) if test_files else None, shown)
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
 
 def _list_files(root: Path, names: Sequence[str], report: Callable[[str], Any]) -> list[tuple[Path, int]]:
@@ -141,7 +169,13 @@ def _survey(files: Sequence[Path], image_size: int | None) -> tuple[str, tuple[i
 
 def _load(files: Sequence[tuple[Path, int]], mode: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     channels = 3 if mode == "RGB" else 1
-    images = np.empty((len(files), size[1], size[0], channels), np.uint8)
+    shape = len(files), size[1], size[0], channels
+    try:
+        images = np.empty(shape, np.uint8)
+    except MemoryError:
+        raise WorldError(
+            f"the memory does not hold {len(files)} images of {size[0]} x {size[1]}; make them smaller"
+        ) from None
     for i, (file, _) in enumerate(files):
         images[i] = _open(file, lambda image: pixels(image, mode, size))
     return images, np.array([label for _, label in files])
@@ -153,7 +187,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
       WorldError: if the file is missing, damaged, no image or absurdly large.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WorldError(f"there is no image file {path}")
     height, width, channels = shape
     return _open(path, lambda image: pixels(image, "L" if channels == 1 else "RGB", (width, height)))
@@ -174,7 +208,7 @@ def _open(file: Path, read: Callable[[Any], Any]) -> Any:
     try:
         with warnings.catch_warnings():  # Pillow warns of large images: for us that is an error, by our own limit
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 return read(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise WorldError(f"{file} claims more than {MAX_PIXELS:,} pixels and is not opened; shrink it") from None

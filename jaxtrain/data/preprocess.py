@@ -1,8 +1,8 @@
 """Preprocessing: statistics fitted on the training split by NumPy, applied on the device.
 
-Imports nothing of jaxtrain but `types` and `errors`. Every kind has one form, x = (image - shift) * scale, then
-(PCA, whitening) a rotation of the flattened image; so one compiled program serves all. The surprise: the statistics are
-arguments of that program and never constants, for a whitening matrix of CIFAR-10 is 38 MB.
+Imports nothing of jaxtrain but `types`, `errors` and its neighbours here. Every kind has one form, x = (image - shift)
+* scale, then (PCA, whitening) a rotation of the flattened image; so one compiled program serves all. The surprise: the
+statistics are arguments of that program and never constants, for a whitening matrix of CIFAR-10 is 38 MB.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.data.checks import whole_number
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Array
 
@@ -171,7 +172,7 @@ def _byte_moments(values: np.ndarray) -> tuple[float, float]:
 def _rotate(kind: str, image: np.ndarray, num_components: int | None) -> Preprocess:
     """PCA by the eigenvectors of the covariance, and for whitening each direction over its deviation."""
     num_features = int(np.prod(image.shape[1:]))
-    kept = num_features if num_components is None else num_components
+    kept = num_features if num_components is None else whole_number(num_components, "num_components")
     if not 1 <= kept <= num_features:
         raise RequestError(f"num_components is {kept}; give 1 to {num_features}, the features of an example")
     unit = 1 / 255 if image.dtype == np.uint8 else 1.0

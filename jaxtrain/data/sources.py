@@ -18,7 +18,7 @@ from jaxtrain.data.arrays import Data, from_arrays
 from jaxtrain.data.cifar import CLASS_NAMES, find_cifar10, read_cifar10
 from jaxtrain.data.digits import digits, digits_28
 from jaxtrain.data.download import download
-from jaxtrain.data.folder import Source, read_folder, read_npz
+from jaxtrain.data.folder import MAX_SIDE, Source, read_folder, read_npz
 from jaxtrain.data.idx import read_idx
 from jaxtrain.data.published import CIFAR10_ARCHIVE, CIFAR10_MD5, CIFAR10_MIRRORS, IDX_SETS
 from jaxtrain.errors import RequestError, WorldError
@@ -78,16 +78,23 @@ class _NotFound(Exception):
 def _check(config: DataConfig) -> None:
     if config.path is not None and config.name not in ("npz", "folder"):
         raise RequestError(f"data.path is for npz and folder, and data.name is {config.name!r}; use data.dir")
-    if config.image_size is not None and (config.name != "folder" or config.image_size < 1):
-        raise RequestError(f"data.image_size is {config.image_size}; it is for data.name 'folder', and at least 1")
+    if config.image_size is not None and (config.name != "folder" or not 1 <= config.image_size <= MAX_SIDE):
+        raise RequestError(f"data.image_size is {config.image_size}; it is for data.name 'folder', 1 to {MAX_SIDE}")
     if config.fallback is not None and config.name != "mnist":
         raise RequestError(f"data.fallback stands in for mnist only, and data.name is {config.name!r}; drop it")
 
 
 def _path(config: DataConfig) -> Path:
-    if config.path is None:
+    if not config.path:
         raise RequestError(f"data.name is {config.name!r} and data.path is not given; set data.path")
-    return Path(config.path).expanduser()
+    return _expanded(config.path, "data.path")
+
+
+def _expanded(path: str, what: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise RequestError(f"{what} is {path!r}, and there is no such user; write the path out") from None
 
 
 def _build(config: DataConfig, given: Source, **info: Any) -> Data:
@@ -114,8 +121,8 @@ def _fall_back(config: DataConfig, reason: str, report: Report) -> Data:
 
 def _roots(config: DataConfig) -> list[Path]:
     """Folders that hold data sets, in the order in which they are looked in."""
-    named = [config.dir, os.environ.get("JAXTRAIN_DATA")]
-    return [Path(n).expanduser() for n in named if n] + [cache_dir()]
+    named = {"data.dir": config.dir, "$JAXTRAIN_DATA": os.environ.get("JAXTRAIN_DATA")}
+    return [_expanded(path, what) for what, path in named.items() if path] + [cache_dir()]
 
 
 def _find_or_download(config: DataConfig, report: Report) -> Path:
@@ -148,9 +155,12 @@ def _find_or_download(config: DataConfig, report: Report) -> Path:
 
 def _describe(folder: Path) -> str:
     """A folder that was looked in and what was there."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"{folder} (no such folder)"
-    names = sorted(p.name for p in folder.iterdir())
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return f"{folder} ({error.strerror})"
     return f"{folder} (has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})" if names else f"{folder} (empty)"
 
 
@@ -169,7 +179,7 @@ def _download(name: str, folder: Path, report: Report) -> Path:
 def _find_idx(folder: Path, name: str) -> Path | None:
     spellings = (name, name.replace("-idx", ".idx"))  # unpackers differ
     candidates = (folder / f"{s}{suffix}" for s in spellings for suffix in ("", ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def _find_idx_set(name: str, roots: list[Path]) -> Path | None:

@@ -1,11 +1,14 @@
 """Which examples are held out for validation.
 
-Imports nothing of jaxtrain but `errors`. The surprise: the seed is the split's own and the generator NumPy's, so seeds
-of training differ in everything but the examples they are judged by.
+Imports nothing of jaxtrain but `errors` and its neighbours here. The surprise: the seed is the split's own and the
+generator NumPy's, so seeds of training differ in everything but the examples they are judged by.
 """
+
+from typing import Any
 
 import numpy as np
 
+from jaxtrain.data.checks import whole_number
 from jaxtrain.errors import RequestError
 
 
@@ -16,10 +19,13 @@ def split_indices(label: np.ndarray, val_share: float, seed: int) -> tuple[np.nd
     both splits; in regression (label f32[N, T]) the indices are drawn at large.
 
     Raises:
-      RequestError: if `val_share` is not in (0, 1), or there are too few examples to be in both splits.
+      RequestError: if `val_share` is not in (0, 1), `seed` is no number from 0 on, or there are too few examples to
+        be in both splits.
     """
-    if not 0 < val_share < 1:
-        raise RequestError(f"val_share is {val_share}; give a share in (0, 1), for example 0.1")
+    if not _is_share(val_share):
+        raise RequestError(f"val_share is {val_share!r:.60}; give a share in (0, 1), for example 0.1")
+    if whole_number(seed, "split_seed") < 0:
+        raise RequestError(f"split_seed is {seed}; give a whole number from 0 on")
     generator = np.random.default_rng(seed)
     if label.ndim == 1:
         held_out = _stratified(label, val_share, generator)
@@ -31,6 +37,10 @@ def split_indices(label: np.ndarray, val_share: float, seed: int) -> tuple[np.nd
     in_val = np.zeros(len(label), bool)
     in_val[held_out] = True
     return np.flatnonzero(~in_val), np.flatnonzero(in_val)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and bool(0 < value < 1)
 
 
 def _stratified(label: np.ndarray, val_share: float, generator: np.random.Generator) -> np.ndarray:
