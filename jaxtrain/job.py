@@ -149,6 +149,8 @@ def _train_group(
         if given is not None and not restored:
             _graft(group, given, terminal)
         if job.folder is not None and not first:
+            if resume:
+                reopen(job.folder)
             _write_start(job, resume)
         log = _logs(stack, job, folders, group, resume)
         if any(isinstance(lane.feed, Streamed) for lane in group.lanes):
@@ -244,7 +246,6 @@ def _write_start(job: Job, resume: bool) -> None:
     if resume:
         for change in changes_of_machine(job.folder, facts):
             job.terminal.warn(f"{change}: the run goes on, but no longer bit for bit as it would have")
-        reopen(job.folder)
     write_start(job.folder, job.described, facts)
     if job.checks is not None:
         write_json(job.folder / "checks.json", job.checks.to_json())

@@ -46,9 +46,9 @@ class Log:
         if folder is None:
             return
         for split in ("", *SPLITS):
-            # The test score of a run that goes on belongs to its end, which is no longer at this step; and what a run
-            # without a checkpoint has written at step 0 comes again.
-            purge = None if step is None else (step + (split != "test") if step > 0 else 0)
+            # The test score of a run that goes on belongs to its end, which is no longer at this step (that of several
+            # members' mean may be at an earlier one); and what a run without a checkpoint has written comes again.
+            purge = None if step is None else (step + 1 if step > 0 and split != "test" else 0)
             self._events[split] = EventWriter(folder / split, purge_step=purge)
         self._lines = JsonLines(folder / "metrics.jsonl", keep_until_step=-1 if step == 0 else step)
 

@@ -113,6 +113,17 @@ REFUSED = {
     "components": (dict(num_components=3), "num_components is 3 and preprocess"),
     "too many components": (dict(num_components=17, preprocess="pca"), "1 to 16"),
     "preprocess": (dict(preprocess="scale"), "preprocess is 'scale'"),
+    "ragged": (dict(images=[[1], [1, 2]]), "images are no array"),
+    "labels all negative": (dict(labels=LABEL - 9), r"labels\[0\] is -9; classes are 0 to 0"),
+    "no targets": (dict(labels=np.zeros((6, 0))), r"shape \(6, 0\)"),
+    "share that is text": (dict(val_share="a"), "val_share is 'a'"),
+    "seed below 0": (dict(split_seed=-1), "split_seed is -1; give a whole number from 0 on"),
+    "seed of every run another": (dict(split_seed=None), "split_seed is None; expected a whole number"),
+    "half a class": (dict(num_classes=3.5), "num_classes is 3.5; expected a whole number"),
+    "half a component": (dict(num_components=2.5, preprocess="pca"), "num_components is 2.5; expected a whole"),
+    "names in one text": (dict(class_names="abc"), "class_names is 'abc'; expected a list of names"),
+    "name that is no text": (dict(class_names=["\ud800", "b", "c"]), "which is no UTF-8"),
+    "half a test": (dict(test=(IMAGE,)), r"test is 1 things; expected a pair \(images, labels\)"),
 }
 
 

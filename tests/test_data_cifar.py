@@ -1,5 +1,6 @@
 """CIFAR-10 in all its packings gives the same arrays, and a pickle cannot run anything."""
 
+import gzip
 import io
 import os
 import pickle
@@ -134,6 +135,34 @@ def test_a_damaged_archive_is_named(tmp_path, damage):
     assert str(path) in str(error.value)
 
 
+def _sized(size, form):
+    entry = tarfile.TarInfo("zeros")
+    entry.size = size
+    return gzip.compress(entry.tobuf(form))
+
+
+ABSURD = {
+    "a petabyte": (_sized(10**15, tarfile.GNU_FORMAT), "no octal number"),
+    "gigabytes": (_sized(8**11 - 1, tarfile.USTAR_FORMAT), "would have 8589934591 bytes"),
+    "zeros": (gzip.compress(bytes(1024) + b"\1" * 3000), "bytes"),
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_an_archive_that_claims_absurd_sizes_takes_no_time(tmp_path, monkeypatch, case):
+    monkeypatch.setattr("jaxtrain.data.cifar.LARGEST_ARCHIVE", 2000)
+    content, message = ABSURD[case]
+    (tmp_path / "a.tar.gz").write_bytes(content)
+    with pytest.raises(WorldError, match=message):
+        read_cifar10(tmp_path / "a.tar.gz")
+
+
+def test_a_batch_that_is_there_twice_is_ambiguous(tmp_path):
+    _archive(tmp_path / "a.tar.gz", {**_binary(), "again/data_batch_1.bin": _binary()["data_batch_2.bin"]})
+    with pytest.raises(WorldError, match="holds data_batch_1 twice"):
+        read_cifar10(tmp_path / "a.tar.gz")
+
+
 def test_flipped_bits_of_an_archive_are_found_or_harmless(tmp_path):
     path, flips = tmp_path / "a.tar.gz", np.random.default_rng(0)
     _archive(path, _binary())
@@ -147,6 +176,10 @@ def test_flipped_bits_of_an_archive_are_found_or_harmless(tmp_path):
             np.testing.assert_array_equal(read_cifar10(path)[0][0], expected)
         except WorldError:
             continue
+
+
+DOUBLED = b"\x80\x02U\x01xq\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+"""Pairs of pairs, the last of 2^60 things: to show it, to hash it or to make an array of it takes for ever."""
 
 
 class _Evil:
@@ -163,6 +196,8 @@ class _Evil:
         b"\x80\x02cbuiltins\neval\nU\x011\x85R.",
         b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.",
         b"\x80\x02.",
+        DOUBLED + b"cnumpy\ndtype\nh\x3c\x85R.",
+        DOUBLED + b"}h\x3cK\x01s.",
         b"\x80\x02}(K\x01",
         b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
     ],
@@ -182,6 +217,13 @@ LARGE = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 256]}
 )
 def test_a_plain_pickle_of_another_form_is_refused(tmp_path, batch):
     _write(tmp_path / "cifar10", {**_python(), "test_batch": pickle.dumps(batch, protocol=2)})
+    with pytest.raises(WorldError, match="test_batch"):
+        read_cifar10(tmp_path / "cifar10")
+
+
+def test_labels_of_endless_pairs_are_refused(tmp_path):
+    content = DOUBLED + b"}(U\x04dataK\x01U\x06labelsh\x3cu."
+    _write(tmp_path / "cifar10", {**_python(), "test_batch": content})
     with pytest.raises(WorldError, match="test_batch"):
         read_cifar10(tmp_path / "cifar10")
 

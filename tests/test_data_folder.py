@@ -1,13 +1,15 @@
 """Folders of images and .npz files: what is read, and what is refused with its name."""
 
 import io
+import os
+import zipfile
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtrain.data.folder import read_folder, read_npz
+from jaxtrain.data.folder import read_folder, read_image, read_npz
 from jaxtrain.errors import RequestError, WorldError
 
 
@@ -79,6 +81,7 @@ REFUSED = {
     "empty class": (lambda t: (t / "eel").mkdir(), RequestError, "eel holds no images"),
     "no image": (lambda t: (t / "cat" / "9.png").write_bytes(b"<html>"), WorldError, "9.png is damaged.*3c 68"),
     "empty": (lambda t: (t / "cat" / "9.png").write_bytes(b""), WorldError, "begins with nothing"),
+    "PostScript": (lambda t: (t / "cat" / "9.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"), WorldError, "9.png is"),
     "large": (lambda t: _header_only(t / "cat" / "9.png", 9_000), WorldError, "9000 x 9000 pixels"),
     "absurd": (lambda t: _header_only(t / "cat" / "9.png", 100_000), WorldError, "claims more than"),
     "16 bits": (lambda t: _save(t / "cat" / "9.png", _grey(0).astype(np.uint16)), RequestError, "9.png has mode I"),
@@ -98,7 +101,28 @@ def test_what_cannot_be_read_is_named(tree, case):
         read_folder(tree, None, print)
 
 
+def test_no_flipped_bit_of_a_png_goes_unnoticed(tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / "noise.png"
+    _save(path, _grey(0))
+    content = path.read_bytes()
+    for bit in random.integers(8 * len(content), size=300):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(read_image(path, (6, 5, 1))[..., 0], _grey(0))
+        except WorldError:
+            continue
+
+
+def test_a_class_may_be_named_in_any_bytes(tree):
+    (tree / "cat").rename(tree / os.fsdecode(b"c\xff"))
+    assert read_folder(tree, None, print).class_names == ("c\ufffd", "dog")
+
+
 def test_no_folder_and_no_classes(tmp_path):
+    with pytest.raises(WorldError, match="there is no folder"):
+        read_folder(tmp_path / ("x" * 300), None, print)
     with pytest.raises(WorldError, match="there is no folder"):
         read_folder(tmp_path / "none", None, print)
     with pytest.raises(RequestError, match="has 0 sub-folders"):
@@ -123,6 +147,17 @@ def _npy(array):
     return file.getvalue()
 
 
+def _header(shape):
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def _zip(path, image):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("image.npy", image)
+        file.writestr("label.npy", _npy(np.zeros(40, int)))
+
+
 NPZ = {
     "keys": (lambda p: np.savez(p, x=np.zeros(2)), RequestError, "holds x; expected image and label"),
     "half a test": (
@@ -136,6 +171,14 @@ NPZ = {
         "holds Python objects",
     ),
     "npy": (lambda p: p.write_bytes(_npy(np.zeros(3))), RequestError, "single array"),
+    "one name": (
+        lambda p: np.savez(p, image=np.zeros((2, 2)), label=np.zeros(2), class_names=np.array("ab")),
+        RequestError,
+        r"class_names has shape \(\)",
+    ),
+    "no end": (lambda p: _zip(p, _header("(40, 6, 6")), WorldError, "damaged or no .npz"),
+    "more than there is": (lambda p: _zip(p, _header("(9999999999999, 6)")), WorldError, "damaged or no .npz"),
+    "more than can be": (lambda p: _zip(p, _header(f"({9**30},)")), WorldError, "damaged or no .npz"),
     "html": (lambda p: p.write_bytes(b"<html>"), WorldError, "damaged or no .npz"),
     "empty": (lambda p: p.write_bytes(b""), WorldError, "damaged or no .npz"),
     "missing": (lambda p: None, WorldError, "there is no file"),

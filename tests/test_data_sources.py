@@ -102,6 +102,12 @@ def test_what_is_nowhere_is_an_error_that_says_where_and_how(tmp_path, monkeypat
     assert ("could not be reached" if download else "data.download is off") in message
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_name_that_no_disk_takes_is_a_folder_that_is_not_there(name):
+    with pytest.raises(WorldError, match="no such folder"):
+        load_data(DataConfig(name, dir="x" * 300, download=False), report=lambda line: None)
+
+
 def test_the_fallback_cannot_be_missed_and_is_recorded():
     lines = []
     data = load_data(DataConfig("mnist", fallback="digits"), report=lines.append)
@@ -145,6 +151,11 @@ def test_damaged_files_stop_the_run_whatever_the_fallback(tmp_path, case, fallba
 CONTRADICTIONS = [
     (DataConfig("npz"), "data.path is not given"),
     (DataConfig("folder"), "data.path is not given"),
+    (DataConfig("npz", path=""), "data.path is not given"),
+    (DataConfig("npz", path="~nobody-of-this-name/x"), "data.path is .* there is no such user"),
+    (DataConfig("mnist", dir="~nobody-of-this-name"), "data.dir is .* there is no such user"),
+    (DataConfig("folder", path=".", image_size=10**6), "data.image_size is 1000000"),
+    (DataConfig("digits", split_seed=-1), "split_seed is -1"),
     (DataConfig("mnist", path="x"), "data.path is for npz and folder"),
     (DataConfig("mnist", image_size=3), "data.image_size"),
     (DataConfig("cifar10", fallback="digits"), "stands in for mnist only"),

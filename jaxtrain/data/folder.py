@@ -152,9 +152,7 @@ def _survey(files: Sequence[Path], image_size: int | None) -> tuple[str, tuple[i
     """Mode (L or RGB) and size (width, height) that all images are brought to, from their headers."""
     mode, size, first = "L", None, files[0]
     for file in files:
-        image_mode, own = _open(file, lambda image: (image.mode, image.size))
-        if own[0] * own[1] > MAX_PIXELS:
-            raise WorldError(f"{file} has {own[0]} x {own[1]} pixels; at most {MAX_PIXELS:,} are opened: shrink it")
+        image_mode, own = _look(file)
         if image_mode not in GREY_MODES + COLOUR_MODES:
             raise RequestError(f"{file} has mode {image_mode} (not 8 bits a channel); convert it to L or RGB")
         mode = "RGB" if image_mode in COLOUR_MODES else mode
@@ -165,6 +163,21 @@ def _survey(files: Sequence[Path], image_size: int | None) -> tuple[str, tuple[i
             )
         size = own if size is None else size
     return mode, (image_size, image_size) if image_size is not None else size or (0, 0)
+
+
+def _look(file: Path) -> tuple[str, tuple[int, int]]:
+    """Mode and size of an image that may be decoded."""
+
+    def look(image: Any) -> tuple[str, tuple[int, int]]:
+        found = image.mode, image.size
+        if image.format == "PNG":
+            image.verify()  # its pixels have a checksum, at which Pillow looks only if it is asked to
+        return found
+
+    mode, size = _open(file, look)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise WorldError(f"{file} has {size[0]} x {size[1]} pixels; at most {MAX_PIXELS:,} are opened: shrink it")
+    return mode, size
 
 
 def _load(files: Sequence[tuple[Path, int]], mode: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -190,6 +203,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not os.path.isfile(path):
         raise WorldError(f"there is no image file {path}")
     height, width, channels = shape
+    _look(path)
     return _open(path, lambda image: pixels(image, "L" if channels == 1 else "RGB", (width, height)))
 
 

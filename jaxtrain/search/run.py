@@ -30,7 +30,7 @@ from jaxtrain.search.kept import drop, keep
 from jaxtrain.search.rounds import End, Rung, Training, run_round
 from jaxtrain.search.storage import JOURNAL
 from jaxtrain.search.study import Study, open_study
-from jaxtrain.search.triallog import log_space, log_trial
+from jaxtrain.search.triallog import forget_trial, log_space, log_trial
 from jaxtrain.search.trials import Trial, ranked
 from jaxtrain.search.winner import train_winner
 from jaxtrain.search.workers import alone
@@ -163,6 +163,8 @@ def _work(job: _Job, study: Study) -> None:
         lost = study.sweep()
         if lost:
             job.terminal.warn(f"lost with their worker and asked again: trials {', '.join(map(str, lost))}")
+            for number in lost:  # it may have died between a trial's curves and its word to the study
+                forget_trial(job.folder, number)
         left = study.left
         asked = study.ask(math.ceil(left / max(1, math.ceil(left / size))))  # rounds of equal size
         if asked:

@@ -179,7 +179,9 @@ class Study:
                 return None
             self._first = trial.number if self._first is None else self._first
             # Set between `ask` and the first suggestion: the number is known, and nothing is drawn yet.
-            self._study.sampler = _sampler(self.search, trial.number, self._first)
+            # By its place among those that repeat none: what is lost does not move the draws of what comes after.
+            place = sum(other.again is None for other in self.trials()[: trial.number])
+            self._study.sampler = _sampler(self.search, place, self._first)
             for name, member in self.search.space.items():
                 _suggest(trial, name, member)
         return self.trials()[trial.number]

@@ -8,6 +8,7 @@ go. Until then its numbers are in the study, where a killed worker leaves nothin
     trials/0007/train/, trials/0007/val/   its curves
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def log_trial(
       history: a row an evaluation: "step", "val/accuracy", ...
       success: False where it has diverged.
     """
-    place = folder / "trials" / f"{number:04d}"
+    place = _place(folder, number)
     with EventWriter(place) as writer:
         writer.put(session_start(params))
         writer.put(session_end(success))
@@ -54,3 +55,12 @@ def log_trial(
                 prefix = f"{split}/"
                 values = {name.removeprefix(prefix): v for name, v in row.items() if name.startswith(prefix)}
                 writer.scalars(values, int(row["step"]))
+
+
+def forget_trial(folder: Path, number: int) -> None:
+    """Remove the curves of a trial that is not to be shown, for it is asked again under another number."""
+    shutil.rmtree(_place(folder, number), ignore_errors=True)
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / "trials" / f"{number:04d}"

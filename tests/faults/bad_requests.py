@@ -316,8 +316,8 @@ def hostile_pickles(canary: Path) -> list[bytes]:
         b"\x80\x02cnumpy\ndtype\nK\x01" + b"\x85" * 100_000 + b"R.",
         pairs + b".",
         pairs + b"cnumpy\ndtype\nh\x3c\x85R.",
-        b"\x80\x02}" + pairs[2:] + b"K\x01s.",
-        b"\x80\x02}(U\x04dataK\x01U\x06labels" + pairs[2:] + b"u.",
+        pairs + b"}h\x3cK\x01s.",
+        pairs + b"}(U\x04dataK\x01U\x06labelsh\x3cu.",
         b"\x80\x02.",
         b"\x80",
     ]

@@ -34,7 +34,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_nowhere(tmp_path, monkeypatch)
 
 
-@faults(ci=6, full=36)
+@faults(ci=8, full=36)
 def test_a_hostile_pickle_does_nothing(case: int, tmp_path: Path, record_property: Any) -> None:
     canary = tmp_path / "canary"
     pickles = bad_requests.hostile_pickles(canary)
@@ -78,7 +78,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
 }
 
 
-@faults(ci=9, full=36)
+@faults(ci=9, full=49)
 def test_an_archive_is_read_and_never_unpacked(case: int, tmp_path: Path) -> None:
     path, random = tmp_path / "cifar-10-binary.tar.gz", of_case(case)
     _, (content, expected) = row_of(ARCHIVES, case)
@@ -153,7 +153,7 @@ def _with_texts(value: Any, text: str) -> Any:
     return value
 
 
-@faults(ci=2, full=8)
+@faults(ci=2, full=12)
 def test_no_text_of_others_becomes_markup_in_a_report(case: int, facts: Facts) -> None:
     plain, _ = _pages(_with_texts(facts, "plain"))
     tags = Page(plain).tags

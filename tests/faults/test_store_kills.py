@@ -100,9 +100,9 @@ def test_a_killed_store_has_every_checkpoint_that_it_lists(case, folder, record_
         amid["saving"] += any(folder.glob("*.orbax-checkpoint-tmp*"))
         amid["deleting"] += any(folder.glob(".trash-*"))
     with Store(folder, read_only=True) as store:  # as a reader finds it
-        assert_whole(store, told)
+        assert_whole(store, told, 2 + kills)
     with Store(folder) as store:  # as the next writer does
-        steps = assert_whole(store, told)
+        steps = assert_whole(store, told, 2 + kills)
     assert sorted(path.name for path in folder.iterdir()) == [".lock", *(f"{step:08d}" for step in steps)]
     record_property("kills", kills)
     record_property("kills while saving", amid["saving"])
@@ -110,11 +110,14 @@ def test_a_killed_store_has_every_checkpoint_that_it_lists(case, folder, record_
     record_property("checkpoints restored", 2 * len(steps))
 
 
-def assert_whole(store: Store, told: int) -> list[int]:
-    """Every listed checkpoint is exactly what was saved, and at most the save in flight is lost: the steps."""
+def assert_whole(store: Store, told: int, most: int) -> list[int]:
+    """Every listed checkpoint is exactly what was saved, and at most the save in flight is lost: the steps.
+
+    Two are kept, and each kill may have come after a save and before the oldest went.
+    """
     steps = store.steps()
     assert told - 1 <= steps[-1] <= told + 1  # it may have been killed before it could tell
-    assert steps == list(range(steps[0], steps[-1] + 1)) and len(steps) in (2, 3)  # the third is about to go
+    assert steps == list(range(steps[0], steps[-1] + 1)) and 2 <= len(steps) <= most
     for step in steps:
         restored = store.restore(content(0), step)
         assert restored is not None and is_content(restored.tree, step) and restored.meta == {"step": step}
