@@ -14,6 +14,9 @@ from typing import Any, Literal
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Array, Hyper
 
+LARGEST = 3.4e38
+"""About what float32 holds; a larger number would be infinite in every program."""
+
 UnitSchedule = Callable[[Array], Array]
 """Step (i32[]) -> factor in [0, 1] (f32[]) by which the learning rate is multiplied."""
 
@@ -240,6 +243,10 @@ def check_config(config: Config) -> None:
         raise RequestError(
             f"config.checkpoint_every_seconds is {config.checkpoint_every_seconds}; it must be larger than 0"
         )
+    if isinstance(config.optimizer, Adam) and not config.optimizer.epsilon > 0:
+        raise RequestError(
+            f"config.optimizer.epsilon is {config.optimizer.epsilon}; it must be larger than 0, or 0 is divided by 0"
+        )
     for name in ("plateau", "early_stopping"):
         _check_patience(name, getattr(config, name))
     _check_schedule(config.schedule)
@@ -254,8 +261,8 @@ def check_hyper(hyper: Hyper) -> None:
         if value is None and name != "learning_rate" and name != "beta2":
             continue
         number = _number(name, value)
-        if not math.isfinite(number):
-            raise RequestError(f"hyper.{name} is {number}; it must be a finite number")
+        if not abs(number) <= LARGEST:
+            raise RequestError(f"hyper.{name} is {number}; it must be a finite number, in float32 too")
         if name in below_one and not 0 <= number < 1:
             raise RequestError(f"hyper.{name} is {number:g}; it must lie in [0, 1)")
         if name in above_zero and not number > 0:

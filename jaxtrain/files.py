@@ -302,6 +302,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """The object of a line, or None for what a kill cut short: half an object never ends in its own brace."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -113,18 +113,39 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / "config.json")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where there is no such file.
+def read_json(path: Path, kinds: tuple[type, ...] = (dict,)) -> Any:
+    """The JSON object in `path`, or what else of `kinds` it may hold; None where there is no such file.
 
     Raises:
-      WorldError: if it cannot be read or is no JSON.
+      WorldError: if it cannot be read, is no JSON, or is of another kind.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # nested a thousand deep, JSON is none either
         raise WorldError(f"{path} cannot be read: {error}; restore it, or start a new run in another folder") from None
+    if not isinstance(value, kinds):
+        raise WorldError(f"{path} holds {value!r:.40} and no JSON object; restore it, or start a new run elsewhere")
+    return value
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The folder's summary.json; None where there is none.
+
+    Raises:
+      WorldError: if it is not what a finished run writes.
+    """
+    summary = read_json(folder / "summary.json")
+    if summary is None:
+        return None
+    scores = {name: dict for name in ("train", "val", "test") if name in summary}
+    members = {"members": list} if "members" in summary else {}
+    for name, kind in {"status": str, "data": dict, "steps": int, "epochs": int, **scores, **members}.items():
+        if not isinstance(summary.get(name), kind):
+            given = f"{name} is {summary[name]!r:.40}" if name in summary else f"it has no {name}"
+            raise WorldError(f"{folder}/summary.json is not what a finished run writes ({given}); restore it")
+    return summary
 
 
 def reopen(folder: Path) -> None:
@@ -155,8 +176,11 @@ def read_history(folder: Path, step: int) -> list[dict[str, float]]:
     """The evaluations up to `step`, from metrics.jsonl."""
     rows = []
     for row in read_json_lines(folder / "metrics.jsonl"):
-        if row.pop("kind", None) == "evaluation" and row["step"] <= step and "val/loss" in row:
-            rows.append({name: value if name in ("step", "epoch") else float(value) for name, value in row.items()})
+        try:
+            if row.pop("kind", None) == "evaluation" and row["step"] <= step and "val/loss" in row:
+                rows.append({name: value if name in ("step", "epoch") else float(value) for name, value in row.items()})
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorldError(f"{folder}/metrics.jsonl has a line that no run writes ({error!r}); restore it") from None
     return rows
 
 

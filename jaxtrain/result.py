@@ -21,7 +21,7 @@ from jaxtrain.config import DataConfig
 from jaxtrain.configfile import encode, from_json
 from jaxtrain.data import DataInfo, Preprocess, normalise
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.folder import read_config, read_history, read_json
+from jaxtrain.folder import read_config, read_history, read_summary
 from jaxtrain.metrics import compute, from_examples
 from jaxtrain.program import Program, compile_program
 from jaxtrain.step import Setting, as_model
@@ -207,14 +207,19 @@ def load_one(
     stored = read_config(folder) or {}
     if stored.get("data", {}).get("type") == "arrays":  # given as arrays; nothing here needs them
         stored = {**stored, "data": encode(DataConfig())}
-    experiment = from_json(stored, model=model, optimizer=optimizer, schedule=schedule)
+    try:
+        experiment = from_json(stored, model=model, optimizer=optimizer, schedule=schedule)
+    except RequestError as error:
+        raise RequestError(f"{folder}/config.json: {error}") from None
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["info"].items()}
     info = DataInfo(**fields)
     task = _task(meta["task"], info, task)
     setting = Setting(
         as_model(experiment.model), task, experiment.config, tuple(meta["image_shape"]), meta["num_train"]
     )
-    summary = read_json(folder / "summary.json") or {}
+    summary = read_summary(folder)
+    if summary is None:
+        raise WorldError(f"{folder}/summary.json has vanished since it was found; restore it")
     return Run(
         setting=setting,
         hyper=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), experiment.hyper),

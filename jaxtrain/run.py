@@ -25,14 +25,14 @@ from jaxtrain.events import EventWriter
 from jaxtrain.files import lock_folder
 from jaxtrain.finetune import given_weights, matches
 from jaxtrain.finish import counts, show
-from jaxtrain.folder import check_folder, default_folder, read_config, read_json
+from jaxtrain.folder import check_folder, default_folder, read_config, read_json, read_summary
 from jaxtrain.gather import speed_of
 from jaxtrain.job import Job, gathered, train_all
 from jaxtrain.layout import ALONE, Layout, Parallel, plan
 from jaxtrain.models import model_table
 from jaxtrain.program import compile_program
 from jaxtrain.report import write_report
-from jaxtrain.request import check_request, check_values
+from jaxtrain.request import check_request, check_seed, check_values
 from jaxtrain.result import Run
 from jaxtrain.runs import Ensemble, load_run
 from jaxtrain.step import Setting, init_state, make_setting
@@ -146,6 +146,7 @@ def fit(
     config, hyper = config or Config(), hyper or Hyper()
     terminal = Terminal(quiet=quiet)
     members = None if seeds is None else _checked_seeds(seeds)
+    check_seed(seed)
     check_values(config, hyper)
     described = _describe(model, data, config, hyper, seed, members, parallel)
     if isinstance(data, DataConfig):
@@ -237,7 +238,7 @@ def _checked(setting: Setting, data: Data, hyper: Hyper, seed: int, terminal: Te
 
 
 def _checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    chosen = tuple(int(seed) for seed in seeds)
+    chosen = tuple(map(check_seed, seeds))
     if not chosen:
         raise RequestError("seeds is empty: 0 members were asked for; give at least one seed")
     if len(set(chosen)) < len(chosen):
@@ -297,7 +298,7 @@ def _stored_epochs(folder: Path) -> int | None:
 
 def _is_finished(folder: Path, config: Config) -> bool:
     """Whether the run in `folder` has nothing left to do under `config`, which may ask for more epochs."""
-    summary, epochs = read_json(folder / "summary.json"), _stored_epochs(folder)
+    summary, epochs = read_summary(folder), _stored_epochs(folder)
     if summary is None or epochs is None:
         return False
     if config.epochs < summary["epochs"]:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtrain import ensemble, scores
 from jaxtrain.data import DataInfo
 from jaxtrain.errors import RequestError
-from jaxtrain.folder import member_folder, read_json
+from jaxtrain.folder import member_folder, read_summary
 from jaxtrain.result import Run, load_one
 from jaxtrain.seeds import Interval, interval
 from jaxtrain.tasks import Classification, Regression
@@ -160,7 +160,7 @@ def load_run(
     """
     folder = Path(folder)
     given: dict[str, Any] = {"model": model, "task": task, "optimizer": optimizer, "schedule": schedule}
-    summary = read_json(folder / "summary.json")
+    summary = read_summary(folder)
     if summary is None or "members" not in summary:
         return load_one(folder, **given)
     members = [load_one(member_folder(folder, index), **given) for index in range(len(summary["members"]))]

@@ -78,7 +78,7 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     try:
         status = main(sys.argv[1:]) or 0
     except (RequestError, WorldError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         status = error.exit_status
     except FloatingPointError:  # of --debug-nans: the traceback is what was asked for
         traceback.print_exc()
@@ -172,6 +172,20 @@ def run_name(reference: str) -> str:
     path, _, variant = reference.partition(".py:")
     name = Path(path).parent.name if path.endswith(".json") else Path(path).stem
     return f"{name}-{variant}" if variant else name
+
+
+def folder(text: str) -> Path:
+    """A flag's value as a path. An empty one, as of a shell variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a folder")
+    if text.encode(errors="replace").decode() != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no UTF-8; a run cannot record it")
+    return Path(text)
+
+
+def _printable(text: str) -> str:
+    """Names of files may hold what a terminal obeys."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -21,15 +21,15 @@ import jax
 from jaxtrain.configfile import to_json
 from jaxtrain.errors import RequestError
 from jaxtrain.run import fit
-from jaxtrain.script import StopRequest, make_parser, prepare, read_experiment, run_name, run_script
+from jaxtrain.script import StopRequest, folder, make_parser, prepare, read_experiment, run_name, run_script
 
 
 def main(args: list[str]) -> int:
     parser = make_parser(__doc__ or "", add_help=False)
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="config file, or the config.json of a run")
-    parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/NAME-DATE-TIME)")
+    parser.add_argument("--workdir", type=folder, help="folder of the run (default: runs/NAME-DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --workdir")
-    parser.add_argument("--init-from", metavar="RUN", type=Path, help="start from the weights of a finished run")
+    parser.add_argument("--init-from", metavar="RUN", type=folder, help="start from the weights of a finished run")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as JSON and leave")
     parser.add_argument("--members", type=int, metavar="N", help="train N seeds, from --seed on, as one program")
     parser.add_argument("--width", type=int, help="most members at the same time (default: what memory holds)")
@@ -59,6 +59,8 @@ def main(args: list[str]) -> int:
         print(json.dumps(to_json(experiment), indent=2))
         return 0
 
+    if flags.width is not None and flags.width < 1:
+        raise RequestError(f"--width is {flags.width}; give at least 1")
     if flags.members is not None:
         if flags.members < 1:
             raise RequestError(f"--members is {flags.members}; give at least 1")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtrain.errors import RequestError
-from jaxtrain.folder import MAY_DIFFER, flat, read_history, read_json
+from jaxtrain.folder import MAY_DIFFER, flat, read_history, read_summary
 from jaxtrain.program import SIGNS
 from jaxtrain.report.settings import shown
 from jaxtrain.runs import SPLITS
@@ -156,7 +156,7 @@ def left_out(name: str, run: SeedScores, compared: Collection[int]) -> list[str]
 
 def _contender(folder: Path, name: str) -> Contender:
     scores = read_scores(folder)
-    summary = read_json(folder / "summary.json") or {}
+    summary = read_summary(folder) or {}
     return Contender(name, scores, summary, read_history(folder, int(summary["steps"])))
 
 

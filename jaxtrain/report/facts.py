@@ -170,7 +170,7 @@ def gather_facts(
         layers=tuple(model_table(first.setting.model, first.setting.image_shape, jax.device_get(first.hyper))),
         settings=settings(first, described),
         manifest=read_json(folder / "manifest.json") or {},
-        checks=_checks(read_json(folder / "checks.json")),
+        checks=_checks(read_json(folder / "checks.json", (dict, list))),
         diagnosis=None if diagnosis is None else tuple(diagnosis),
         repeatable=_is_repeatable(described or {}),
     )

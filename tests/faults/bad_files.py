@@ -33,6 +33,7 @@ class Kind:
 
     files: Callable[[], Files]
     config: Callable[[Path], jt.DataConfig]
+    checksum: bool = True  # in the files themselves
 
 
 def _examples(count: int, side: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,11 +41,11 @@ def _examples(count: int, side: int, channels: int) -> tuple[np.ndarray, np.ndar
     return random.integers(0, 256, (count, side, side, channels), dtype=np.uint8), np.arange(count) % 10
 
 
-def idx_files(compress: Callable[[bytes], bytes] = lambda content: gzip.compress(content, mtime=0)) -> Files:
-    """The four files of an IDX set with images of 8 x 8 pixels."""
+def idx_files(compress: Callable[[bytes], bytes] = lambda content: gzip.compress(content, 1, mtime=0)) -> Files:
+    """The four files of an IDX set, the first larger than what a reader of gzip takes at once."""
     files = {}
-    for file, count in zip(IDX_SETS["mnist"].files, (40, 40, 20, 20), strict=True):
-        image, label = _examples(count, 8, 1)
+    for file, count in zip(IDX_SETS["mnist"].files, (200, 200, 20, 20), strict=True):
+        image, label = _examples(count, 28, 1)
         array = image[..., 0] if "images" in file.name else label.astype(np.uint8)
         header = b"".join(int(i).to_bytes(4, "big") for i in (2048 + array.ndim, *array.shape))
         files[file.name + ".gz"] = compress(header + array.tobytes())
@@ -144,10 +145,10 @@ def _named(name: str) -> Callable[[Path], jt.DataConfig]:
 
 KINDS = {
     "idx": Kind(idx_files, _named("mnist")),
-    "idx unpacked": Kind(lambda: idx_files(lambda content: content), _named("mnist")),
-    "cifar binary": Kind(cifar_binary, _named("cifar10")),
-    "cifar python 2": Kind(cifar_python, _named("cifar10")),
-    "cifar python 4": Kind(cifar_pickled, _named("cifar10")),
+    "idx unpacked": Kind(lambda: idx_files(lambda content: content), _named("mnist"), checksum=False),
+    "cifar binary": Kind(cifar_binary, _named("cifar10"), checksum=False),
+    "cifar python 2": Kind(cifar_python, _named("cifar10"), checksum=False),
+    "cifar python 4": Kind(cifar_pickled, _named("cifar10"), checksum=False),
     "cifar archive": Kind(cifar_archive, _named("cifar10")),
     "npz": Kind(npz_file, lambda folder: jt.DataConfig(name="npz", path=str(folder / "data.npz"))),
     "npz packed": Kind(lambda: npz_file(True), lambda folder: jt.DataConfig(name="npz", path=str(folder / "data.npz"))),

@@ -53,7 +53,7 @@ def test_a_changed_data_file_is_the_same_data_or_announced_or_an_error(
         (folder / file).write_bytes(files[file])
     for key, count in found.items():
         record_property(key, count)
-    assert found["refused"] > 10
+    assert found["refused"] > 10 and not (kind.checksum and found["announced"])
 
 
 @faults(ci=3, full=4 * len(PICTURES))
@@ -131,8 +131,8 @@ def test_labels_out_of_range_and_counts_that_differ_are_named(tmp_path: Path) ->
     changed = {
         "label 1 is 10; expected 0 to 9": _label(files, labels, 10),
         "label 1 is 255": _label(files, test_labels, 255),
-        "has 20 labels for 40 images": {**files, labels: files[test_labels]},
-        "has 40 labels for 20 images": {**files, images: files[test_images]},
+        "has 20 labels for 200 images": {**files, labels: files[test_labels]},
+        "has 200 labels for 20 images": {**files, images: files[test_images]},
     }
     for number, (expected, content) in enumerate(changed.items()):
         bad_files.write(tmp_path / f"{number}/mnist", content)

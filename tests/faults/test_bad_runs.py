@@ -86,7 +86,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "config without epochs": (_edit("config.json", config={"type": "Config"}), (*LOADS[:3], *RESUMES)),
     "config of another network": (
         _edit("config.json", model={**to_json(DIGITS)["model"], "hidden": [9]}),
-        ("evaluate", "resume"),
+        RESUMES,
     ),
     "manifest cut": (_halve("manifest.json"), ("report", "resume")),
     "manifest text": (_rewrite("manifest.json", b'"x"'), ("report", "resume")),
