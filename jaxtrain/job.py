@@ -81,7 +81,7 @@ def train_all(
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}. {_repetition(job)}") from None
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):  # the latter on a CPU
                 raise
             if trained or resume or job.layout.width == 1:
                 raise WorldError(_out_of_memory(job)) from error

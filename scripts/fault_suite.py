@@ -2,7 +2,7 @@
 
     python scripts/fault_suite.py                        # all cases: about 45 minutes on two cores
     python scripts/fault_suite.py --quick                # the cases that the tests run, about 5 minutes
-    python scripts/fault_suite.py --write docs/faults.md # the table into a file, with date and machine
+    python scripts/fault_suite.py --write faults.md      # the table into a file, with date and machine
 
 It runs the tests in tests/faults, each case with its number as its seed. A case that fails is repeated alone by its
 name, which is printed. Needs a checkout and the dev extra. Exit status: 0 everything held; 1 something did not;
