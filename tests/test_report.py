@@ -379,7 +379,8 @@ def write(tmp_path):
         members = [{"seed": seed, "status": "done", "val": s, "test": s} for seed, s in scores.items()]
         members += [{"seed": seed, "status": "diverged"} for seed in diverged]
         data = {"name": "digits", "sha256": sha256, "num_train": 80, "num_val": 20, "num_test": 50}
-        summary = {"status": "done", "data": data, "members": members, "steps": 20, "num_parameters": 10, "seconds": 1}
+        summary = {"status": "done", "data": data, "members": members, "steps": 20, "epochs": 2}
+        summary |= {"num_parameters": 10, "seconds": 1}
         (place / "config.json").write_text(json.dumps(config))
         (place / "summary.json").write_text(json.dumps(summary))
         lines = [

@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(digits,
     tiny_chunks(monkeypatch, 1)
     config = make_config(epochs=5, optimizer=jt.Sgd(), checkpoint_every_seconds=1e-9, keep_checkpoints=100)
     net = jt.MLP(hidden=(32,), batch_norm=False)
-    with pytest.raises(NonFiniteError, match="NaN or infinite between steps .* learning rate"):
+    with pytest.raises(NonFiniteError, match="gave NaN or infinity, at learning rate|NaN or infinite between steps"):
         jt.fit(net, digits, config, Hyper(learning_rate=1e20), workdir=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "summary.json").exists()
     with Store(tmp_path / "run" / "checkpoints", read_only=True) as store:
