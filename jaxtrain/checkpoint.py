@@ -1,23 +1,19 @@
 """Any pytree of arrays to disk and back: whole, verified, or not at all. Knows nothing of training.
 
-Imports `errors`, `files` and `leaves`; Orbax when it is first needed, in the writing thread (its import takes 0.6 to
-1.7 s). The fact that surprises: Orbax keeps no checksum of array data and restores a flipped bit without a word, so the
-SHA-256 of every leaf travels in the checkpoint, and what does not match is never returned.
+Imports `errors`, `files`, `leaves` and `quiet`; Orbax when it is first needed, in the writing thread (its import takes
+0.6 to 1.7 s). The fact that surprises: Orbax keeps no checksum of array data and restores a flipped bit without a word,
+so the SHA-256 of every leaf travels in the checkpoint, and what does not match is never returned.
 
 On disk: `FOLDER/00000020/` (a second save of step 20: `00000020.1/`) holds `state/`, NumPy arrays only, so that no
 device is named in it, and `meta/metadata`, plain JSON. Orbax renames the two into place together. `damaged-*` and
 `superseded-*` are checkpoints that were set aside; `.trash-*` ones that are being deleted.
 """
 
-import asyncio
 import atexit
 import hashlib
 import json
-import logging
-import os
 import re
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +26,7 @@ import jax
 import numpy as np
 
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.files import AnyPath, jsonable, probe_writable, reason, sync_folder
+from jaxtrain.files import LOCK, AnyPath, jsonable, lock_folder, probe_writable, reason, sync_folder
 from jaxtrain.leaves import (
     Record,
     check_fit,
@@ -44,6 +40,7 @@ from jaxtrain.leaves import (
     to_host,
     under,
 )
+from jaxtrain.quiet import QUIET
 
 PyTree = Any
 _FORMAT = 1
@@ -88,7 +85,7 @@ class Store:
         self._lock: IO[str] | None = None
         if not read_only:
             probe_writable(self.folder)
-            self._lock = _lock(self.folder)
+            self._lock = lock_folder(self.folder)
             self._sweep()
             atexit.register(self.close)  # by then the interpreter starts no threads: a save fails, but it is told
 
@@ -265,17 +262,17 @@ class Store:
         folder = _free_name(self.folder, step)
         document = {"payload": payload, "sha256": _seal(payload)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(document))
-        with _quiet:
+        with QUIET:
             self._io().save(folder, args=args)
         _sync(folder)  # Orbax does not wait for its JSON files and its rename to be durable; the old ones go next
         self._retain(step)
         return notes
 
     def _remake_folder(self) -> list[str]:
-        if (self.folder / ".lock").exists():
+        if (self.folder / LOCK).exists():
             return []
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
+        self._lock = lock_folder(self.folder)
         return [f"{self.folder} was deleted while it was in use; earlier checkpoints are gone"]
 
     def _retain(self, step: int) -> None:
@@ -311,7 +308,7 @@ class Store:
         target = dict.fromkeys(paths, 0)
         numpy = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in paths}
         wanted = ocp.args.PyTreeRestore(item=target, restore_args=numpy, partial_restore=True)
-        with _damage_in("state/"), _quiet:
+        with _damage_in("state/"), QUIET:
             return self._io().restore(folder, args=ocp.args.Composite(state=wanted))["state"]
 
 
@@ -379,27 +376,6 @@ def _set_aside(folder: Path, word: str) -> Path:
     return folder.rename(place)
 
 
-def _lock(folder: Path) -> IO[str]:
-    """Lock the folder for this process. The kernel frees it, also after kill -9."""
-    import fcntl
-
-    file = open(folder / ".lock", "a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = f"process {pid}" if (pid := file.read().strip()) else "another process"
-        file.close()
-        raise WorldError(f"{folder} is in use by {owner}; wait for it to end, or use another folder") from None
-    except OSError as fault:
-        file.close()
-        raise WorldError(f"{folder} cannot be locked: {reason(fault)}; use a folder on a local disk") from fault
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder, folder.parent]:
         sync_folder(path)
@@ -425,47 +401,6 @@ def _read_payload(folder: Path) -> Record:
     if payload["step"] != int(folder.name.split(".")[0]):
         raise _Damaged(f"meta/metadata is that of step {payload['step']}")
     return payload
-
-
-class _PatientLoop(asyncio.SelectorEventLoop):
-    """Closes once its tasks have ended: those of the other leaves, where one has failed."""
-
-    def close(self) -> None:
-        if not self.is_closed() and (left := asyncio.all_tasks(self)):
-            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        super().close()
-
-
-class _Quiet:
-    """Without what Orbax prints of a failure that it also raises: its log, and a traceback for each other leaf, for it
-    closes the event loop, and leaves the thread, in which they are still at work. Several threads may be inside."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._usual = threading.Lock(), 0, asyncio.new_event_loop
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._usual, asyncio.new_event_loop = asyncio.new_event_loop, _PatientLoop
-                logging.getLogger("absl").addFilter(_is_not_orbax)
-
-    def __exit__(self, fault: type | None, *_: object) -> None:
-        for thread in threading.enumerate() if fault else ():
-            if type(thread).__module__.startswith("orbax."):
-                threading.Thread.join(thread, 60)  # its own `join` raises
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                asyncio.new_event_loop = self._usual
-                logging.getLogger("absl").removeFilter(_is_not_orbax)
-
-
-_quiet = _Quiet()
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
 
 
 @contextmanager

@@ -5,7 +5,7 @@ well but what it computes anyway. A step is a function of the state and its numb
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,16 @@ from jaxtrain.metrics import from_examples
 from jaxtrain.models import model_table
 from jaxtrain.optim.parameters import parameter_path
 from jaxtrain.probe import layer_of, named_outputs
-from jaxtrain.step import Setting, all_finite, augment_batch, learning_rate, step_gradient, step_keys, updated
+from jaxtrain.step import (
+    MAX_BAD_STEPS,
+    Setting,
+    all_finite,
+    augment_batch,
+    learning_rate,
+    step_gradient,
+    step_keys,
+    updated,
+)
 from jaxtrain.types import Array, Batch, PyTree, TrainState
 
 Kept = list[tuple[TrainState, Any]]
@@ -59,6 +68,35 @@ def find_cause(group: Group, index: int, kept: Kept, count: int) -> Cause | None
             what = _first_bad(group.setting, seen[-1][0], found[-1])
             return Cause(step, rate, before, what)
     return None
+
+
+def describe(group: Group, index: int, count: int, view: Mapping[str, Any], cause: Cause | None = None) -> str:
+    """What happened, where it came from as far as that is known, and what helps."""
+    step, history, before = group.step, group.members[index].history, ""
+    per_epoch, whose = group.setting.steps_per_epoch, ""
+    if len(group.members) > 1:
+        whose = f"member with seed {group.members[index].seed}: "
+    if history:
+        last = history[-1]
+        before = f"; at the last evaluation (step {last['step']}) the validation loss was {last['val/loss']:.4g}"
+    if int(view["bad_steps"]) >= MAX_BAD_STEPS:
+        whose += f"{MAX_BAD_STEPS} steps in a row were not finite and were skipped: "
+    if cause is None:
+        what = (
+            f"the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch"
+            f" {step // per_epoch}), at learning rate {float(view['rate']):.3g}"
+        )
+    else:
+        known = cause.norm_before is not None
+        length = f"; the length of the gradient was {cause.norm_before:.3g} in the step before" if known else ""
+        what = (
+            f"step {cause.step} (epoch {cause.step // per_epoch}) gave NaN or infinity, at learning rate"
+            f" {cause.rate:.3g}{length}; when that step is repeated, {cause.what}"
+        )
+    return (
+        f"{whose}{what}{before}. A rate that is too high is the usual cause: try a tenth of it (--hyper.learning_rate),"
+        " a warm-up (--schedule.warmup), or clipping (--hyper.clip_norm 1)"
+    )
 
 
 @jax.jit

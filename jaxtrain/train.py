@@ -24,9 +24,8 @@ from jaxtrain.log import Logs, Look
 from jaxtrain.look import look_at
 from jaxtrain.members import Group, Lane, Row, copy_weights
 from jaxtrain.metrics import compute
-from jaxtrain.nonfinite import Cause, Kept, find_cause, keep
+from jaxtrain.nonfinite import Kept, describe, find_cause, keep
 from jaxtrain.optim import should_stop
-from jaxtrain.step import MAX_BAD_STEPS
 from jaxtrain.trace import Trace
 from jaxtrain.types import Metrics, PyTree
 
@@ -178,9 +177,9 @@ def train(
             cause = find_cause(group, diverged[0], kept, count)
             if store is not None:
                 _save_before(group, kept, group.step - count, store, log, meta)
-            raise NonFiniteError(_describe_nonfinite(group, diverged[0], count, views[diverged[0]], cause))
-        for index in _leave_diverged(group, diverged, views, count):
-            log.diverged(group.members[index].note)
+            raise NonFiniteError(describe(group, diverged[0], count, views[diverged[0]], cause))
+        if diverged:
+            _leave_diverged(group, diverged, views, count, log)
         values = {index: _means(views[index]["sums"]) for index in group.running}
         rates = {index: float(views[index]["rate"]) for index in group.running}
         log.chunk(group.step, values, len(values) * count * config.batch_size / spent)
@@ -304,20 +303,20 @@ def _view(group: Group, seen: Mapping[int, Any], index: int) -> Any:
     return seen[lane] if place is None else jax.tree.map(lambda x: x[place], seen[lane])
 
 
-def _leave_diverged(group: Group, diverged: list[int], views: Mapping[int, Mapping[str, Any]], count: int) -> list[int]:
+def _leave_diverged(
+    group: Group, diverged: list[int], views: Mapping[int, Mapping[str, Any]], count: int, log: Logs
+) -> None:
     """Mark these members, and put them back to their best weights."""
-    if not diverged:
-        return []
     for index in diverged:
-        group.members[index].note = _describe_nonfinite(group, index, count, views[index])
-        group.members[index].reason = "diverged"
+        member = group.members[index]
+        member.reason, member.note = "diverged", describe(group, index, count, views[index])
+        log.diverged(member.note)
     for lane, mask in _masks(group, diverged):
         retired = lane.program.retire(lane.state, lane.best)
         zeros = jax.tree.map(jnp.zeros_like, lane.sums)
         lane.state = retired if mask is None else lane.program.hold(mask, retired, lane.state)
         lane.sums = zeros if mask is None else lane.program.hold(mask, zeros, lane.sums)
     _note_stopped(group)
-    return diverged
 
 
 def _is_finite(view: Mapping[str, Any]) -> bool:
@@ -418,34 +417,3 @@ def _facts(group: Group, step: int) -> dict[str, Any]:
     """What a checkpoint says of a group that is in none of its arrays."""
     epoch, notes = step // group.setting.steps_per_epoch, [member.note for member in group.members]
     return {"epoch": epoch, "seconds": group.seconds, "notes": notes}
-
-
-def _describe_nonfinite(
-    group: Group, index: int, count: int, view: Mapping[str, Any], cause: Cause | None = None
-) -> str:
-    """What happened, where it came from as far as that is known, and what helps."""
-    step, history, before = group.step, group.members[index].history, ""
-    per_epoch, whose = group.setting.steps_per_epoch, ""
-    if len(group.members) > 1:
-        whose = f"member with seed {group.members[index].seed}: "
-    if history:
-        last = history[-1]
-        before = f"; at the last evaluation (step {last['step']}) the validation loss was {last['val/loss']:.4g}"
-    if int(view["bad_steps"]) >= MAX_BAD_STEPS:
-        whose += f"{MAX_BAD_STEPS} steps in a row were not finite and were skipped: "
-    if cause is None:
-        what = (
-            f"the loss or a weight became NaN or infinite between steps {step - count} and {step} (epoch"
-            f" {step // per_epoch}), at learning rate {float(view['rate']):.3g}"
-        )
-    else:
-        known = cause.norm_before is not None
-        length = f"; the length of the gradient was {cause.norm_before:.3g} in the step before" if known else ""
-        what = (
-            f"step {cause.step} (epoch {cause.step // per_epoch}) gave NaN or infinity, at learning rate"
-            f" {cause.rate:.3g}{length}; when that step is repeated, {cause.what}"
-        )
-    return (
-        f"{whose}{what}{before}. A rate that is too high is the usual cause: try a tenth of it (--hyper.learning_rate),"
-        " a warm-up (--schedule.warmup), or clipping (--hyper.clip_norm 1)"
-    )

@@ -10,6 +10,7 @@ name, which is printed. Needs a checkout and the dev extra. Exit status: 0 every
 """
 
 import datetime
+import importlib.util
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -63,22 +64,12 @@ def main(args: list[str]) -> int:
     parser.add_argument("--only", metavar="WORDS", help="the tests that pytest's -k selects")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, as Markdown")
     flags = parser.parse_args(args)
-    try:
-        import pytest
-        import xdist  # noqa: F401
-    except ImportError as error:
-        raise RequestError(f"{error.name} is missing; the suite needs the dev extra: pip install -e '.[dev]'") from None
+    missing = [name for name in ("pytest", "xdist", "hypothesis") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RequestError(f"{missing[0]} is missing; the suite needs the dev extra: pip install -e '.[dev]'")
+    import pytest
 
-    options = [
-        str(ROOT / "tests" / "faults"),
-        "-q",
-        "-n",
-        str(flags.workers),
-        "--dist",
-        "worksteal",
-        "--rootdir",
-        str(ROOT),
-    ]
+    options = [f"{ROOT}/tests/faults", f"--rootdir={ROOT}", "-q", "-n", str(flags.workers), "--dist=worksteal"]
     options += [] if flags.quick else ["--full"]
     options += ["-k", flags.only] if flags.only else []
     started, tally = datetime.datetime.now(datetime.UTC), Tally()

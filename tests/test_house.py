@@ -15,6 +15,7 @@ LEVELS = [
         "losses",
         "augment",
         "leaves",
+        "quiet",
         "events",
         "charts",
         "graph",

@@ -94,7 +94,6 @@ def test_a_stopped_run_has_lost_no_step_and_ends_as_one_that_was_not(case, tmp_p
     step, told = newest(folder), shown(folder)
     if stopped:
         assert told <= step < told + LOG_EVERY
-        assert step == int(re.findall(r"go on with --resume|step (\d+)\s", child.text + f"step {step} ")[-1])
     status, text = start(tmp_path, "--max_chunk_seconds", 5, "--checkpoint_every_seconds", 1000).end()
     assert status == 0 and (f"resumed from step {step} " in text or not stopped), text
     parted = differences(expected, record(folder))

@@ -149,7 +149,7 @@ def broken_in_orbax(folder: Path) -> list[int]:
         for step in manager.all_steps():
             try:
                 tree = manager.restore(step, args=ocp.args.StandardRestore())
-            except Exception:
+            except Exception:  # of a half-deleted checkpoint Orbax raises whatever it comes upon
                 broken.append(step)
             else:
                 broken += [] if is_content(tree, step) else [step]
