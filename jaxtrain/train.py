@@ -58,13 +58,13 @@ def checkpoint_tree(group: Group) -> PyTree:
     """The arrays of a checkpoint, lane by lane; of a stack its members', for on other devices it has other slots."""
     tree = {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
     width, slots = len(group.members), group.layout.slots
-    return tree if slots == width else jax.tree.map(lambda x: x[:width], tree)
+    return jax.tree.map(lambda x: x[:width], tree) if group.lanes[0].stacked and slots > width else tree
 
 
 def take_up(group: Group, tree: PyTree) -> None:
     """Bring `group` to what a `checkpoint_tree` holds: its arrays, its step, and who has stopped."""
     width, slots = len(group.members), group.layout.slots
-    if slots > width:  # the places over repeat the last member, as they began
+    if group.lanes[0].stacked and slots > width:  # the places over repeat the last member, as they began
         place = jnp.minimum(jnp.arange(slots), width - 1)
         tree = jax.tree.map(lambda x: x[place], tree)
     for number, lane in enumerate(group.lanes):
