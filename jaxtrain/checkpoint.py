@@ -176,6 +176,12 @@ class Store:
             warnings.warn(note, stacklevel=2)
         return nested(found.arrays)
 
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        self.wait()
+        for _, _, folder in _folders(self.folder):
+            _delete(folder)
+
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """The meta of a step, or of the newest; see `read_meta`."""
         return read_meta(self.folder, step)
@@ -276,7 +282,7 @@ class Store:
         return [f"{self.folder} was deleted while it was in use; earlier checkpoints are gone"]
 
     def _retain(self, step: int) -> None:
-        """Keep the newest `keep` steps up to this one. Rename, then delete: nothing half-deleted is ever listed."""
+        """Keep the newest `keep` steps up to this one."""
         folders = _folders(self.folder)
         latest = {at: folder for at, _, folder in folders if at <= step}  # ascending: the last save of a step wins
         kept = {latest[at] for at in sorted(latest)[-self.keep :]}
@@ -284,9 +290,7 @@ class Store:
             if at > step:
                 _set_aside(folder, "superseded")
             elif folder not in kept:
-                trash = self.folder / f".trash-{folder.name}-{time.time_ns()}"
-                folder.rename(trash)
-                shutil.rmtree(trash, ignore_errors=True)
+                _delete(folder)
 
     def _read(self, folder: Path, choose: Callable[[dict[str, Record]], list[str]]) -> "_Found":
         """The chosen leaves of one checkpoint, verified."""
@@ -365,6 +369,13 @@ def _free_name(root: Path, step: int) -> Path:
     """A name that no checkpoint has: one that is replaced stays until its successor is whole."""
     saves = [number for at, number, _ in _folders(root) if at == step]
     return root / (f"{step:08d}.{max(saves) + 1}" if saves else f"{step:08d}")
+
+
+def _delete(folder: Path) -> None:
+    """Rename, then delete: nothing half-deleted is ever listed."""
+    trash = folder.with_name(f".trash-{folder.name}-{time.time_ns()}")
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _set_aside(folder: Path, word: str) -> Path:

@@ -139,6 +139,11 @@ class EventWriter:
         """Any `Summary` of tensorboardX: what its module `summary`, `charts` or `hparams` makes."""
         self._put(step, summary=summary)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a point is not in the file yet."""
+        return self._file.waiting
+
     def flush(self) -> None:
         """Wait until all points are on the disk (2 to 5 ms)."""
         self._file.sync()

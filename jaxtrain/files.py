@@ -156,6 +156,11 @@ class Appender:
         except OSError as fault:
             raise WorldError(f"cannot write {self.path}: {reason(fault)}") from fault
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something was not taken by the disk yet."""
+        return bool(self._waiting)
+
     def append(self, data: bytes) -> None:
         """Hand `data` to the system: it outlives a killed process once this returns."""
         self._waiting += data
@@ -229,6 +234,11 @@ class JsonLines:
         self._file = Appender(self.path)
         self.errors = self._file.errors
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a line is not in the file yet."""
+        return self._file.waiting
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line."""
         self._file.append(json.dumps(jsonable(record), allow_nan=False).encode() + b"\n")
@@ -249,14 +259,25 @@ class JsonLines:
 
 
 def read_json_lines(path: AnyPath) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, without a line that a kill cut short; [] where there is no file."""
+    """The objects of a file of JSON lines, without a last line that a kill cut short; [] where there is no file.
+
+    Raises:
+      WorldError: it cannot be read, or another line is no JSON object.
+    """
     try:
         lines = Path(path).read_bytes().splitlines()
     except FileNotFoundError:
         return []
     except OSError as fault:
         raise WorldError(f"cannot read {path}: {reason(fault)}") from fault
-    return [record for record in map(_parse, lines) if record is not None]
+    records = [_parse(line) for line in lines]
+    for number, record in enumerate(records[:-1], start=1):
+        if record is None:
+            raise WorldError(
+                f"{path}: line {number} is damaged, {lines[number - 1]!r:.60}; restore the file, or delete that line to"
+                " go on without what it said"
+            )
+    return [record for record in records if record is not None]
 
 
 def remove(path: Path) -> None:

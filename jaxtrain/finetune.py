@@ -5,29 +5,72 @@ random key are the new run's.
 """
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxtrain.errors import RequestError
+from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.leaves import digest
 from jaxtrain.result import Run, read_weights
 from jaxtrain.types import PyTree, TrainState
 
 Weights = dict[str, PyTree]
 
 
-def given_weights(init_from: str | Path | Run) -> Weights:
-    """{"params", "batch_stats"} of a finished run or its folder.
+@dataclass(frozen=True)
+class Origin:
+    """The run whose weights another one begins with, as the latter's manifest names it."""
+
+    folder: str | None  # None: it has none
+    digest: str  # of the weights
+    given: Weights | None = None  # None: of a run that is resumed, which may need them no more
+
+    @property
+    def described(self) -> dict[str, str | None]:
+        """What the manifest says of it."""
+        return {"folder": self.folder, "digest": self.digest}
+
+    def weights(self) -> Weights:
+        """{"params", "batch_stats"}, the same as when the run began.
+
+        Raises:
+          WorldError: they are gone, damaged or others by now.
+        """
+        if self.given is not None:
+            return self.given
+        if self.folder is None:
+            raise WorldError("the run began with weights that were given in memory; repeat it with init_from")
+        bring = "bring them back, for what has no checkpoint yet begins with them"
+        try:
+            found = _read(self.folder)
+        except (RequestError, WorldError) as error:
+            raise WorldError(f"the weights that the run began with cannot be read: {error}; {bring}") from None
+        if digest(found) != self.digest:
+            raise WorldError(f"{self.folder} no longer holds the weights that the run began with; {bring}")
+        return found
+
+
+def read_origin(init_from: str | Path | Run) -> Origin:
+    """A finished run, or its folder, to begin with.
 
     Raises:
       RequestError: the folder holds no finished run.
       WorldError: its weights are damaged.
     """
     if isinstance(init_from, Run):
-        return {"params": init_from.params, "batch_stats": init_from.batch_stats}
-    return read_weights(init_from)[0]
+        given, folder = {"params": init_from.params, "batch_stats": init_from.batch_stats}, init_from.folder
+    else:
+        given, folder = _read(init_from), Path(init_from)
+    # The run may be resumed from elsewhere, where a relative path leads to another folder or to none.
+    return Origin(None if folder is None else str(folder.absolute()), digest(given), given)
+
+
+def _read(folder: str | Path) -> Weights:
+    kept = read_weights(folder)[0]
+    return {name: kept[name] for name in ("params", "batch_stats")}
 
 
 def matches(state: TrainState, given: Weights) -> tuple[list[str], list[str]]:

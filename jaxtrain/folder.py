@@ -90,7 +90,7 @@ def check_folder(folder: Path, config: Mapping[str, Any], sha256: str, *, resume
                 f"{folder} was made with another config, so this one cannot resume it: {'; '.join(different[:5])}."
                 " Repeat the stored value, or start a new run in another folder"
             )
-        trained_on = flat(read_json(folder / "manifest.json") or {}).get("data.sha256", sha256)
+        trained_on = read_manifest(folder)["data"].get("sha256", sha256)
         if trained_on != sha256:
             raise RequestError(
                 f"{folder} was trained on other data (SHA-256 {trained_on[:12]}, now {sha256[:12]}) and cannot go on"
@@ -146,6 +146,38 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
             given = f"{name} is {summary[name]!r:.40}" if name in summary else f"it has no {name}"
             raise WorldError(f"{folder}/summary.json is not what a finished run writes ({given}); restore it")
     return summary
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The folder's manifest.json, which says what a run is continued with.
+
+    Raises:
+      WorldError: if it is missing, or not what a run writes.
+    """
+    stored = read_json(folder / "manifest.json")
+    if stored is None:
+        raise WorldError(f"{folder}/manifest.json is missing; restore it, or start a new run in another folder")
+    members, origin = stored.get("members"), stored.get("init_from")
+    fits = (
+        isinstance(stored.get("earlier", []), list)
+        and isinstance(stored.get("seeds"), list)
+        and isinstance(stored.get("data"), dict)
+        and (members is None or _fits(members, {"parallel": str, "width": int, "num_devices": int, "why": str}))
+        and (members is None or (members["parallel"] in ("loop", "vmap") and members["width"] > 0))
+        and (origin is None or _fits(origin, {"folder": str | None, "digest": str}))
+    )
+    if not fits:
+        raise WorldError(f"{folder}/manifest.json is not what a run writes; restore it, or start a new run elsewhere")
+    return stored
+
+
+def _fits(value: Any, kinds: Mapping[str, Any]) -> bool:
+    """Whether it is an object of these members and no other."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == kinds.keys()
+        and all(isinstance(value[name], kind) for name, kind in kinds.items())
+    )
 
 
 def reopen(folder: Path) -> None:

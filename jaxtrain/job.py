@@ -20,7 +20,7 @@ from jaxtrain.checks import Checkup
 from jaxtrain.data import Data, Streamed
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.files import write_json
-from jaxtrain.finetune import graft, matches
+from jaxtrain.finetune import Origin, graft, matches
 from jaxtrain.finish import finish, write_result
 from jaxtrain.folder import changes_of_machine, member_folder, read_config, read_history, reopen, write_start
 from jaxtrain.gather import gather, mean_rows, show_gathered, write_gathered
@@ -55,6 +55,7 @@ class Job:
     terminal: Terminal
     facts: Mapping[str, Any]  # of the machine, the data and the command
     checks: Checkup | None  # the checks before training, where they were asked for
+    origin: Origin | None  # the run whose weights it begins with
     profile_steps: tuple[int, int] | None  # the steps that are profiled
     own: Mapping[str, Any]  # what of the run is the user's own, for reading a finished member back
 
@@ -69,15 +70,16 @@ class Job:
 
 
 def train_all(
-    job: Job, given: Any, resume: bool, stop: Callable[[], bool], started: float
+    job: Job, resume: bool, stop: Callable[[], bool], started: float
 ) -> tuple[Job, list[Run], list[dict[str, float]]]:
     """Train group by group: the job (its layout narrowed where the first group was too wide for the device's memory),
     the members, and the clock of each group."""
     trained: list[Run] = []
     clocks: list[dict[str, float]] = []
+    again = False
     while len(trained) < len(job.seeds):
         try:
-            runs, clock = _train_group(job, len(trained), given, resume, stop, started)
+            runs, clock = _train_group(job, len(trained), resume, stop, started, again=again)
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}. {_repetition(job)}") from None
         except jax.errors.JaxRuntimeError as error:
@@ -85,9 +87,13 @@ def train_all(
                 raise
             if trained or resume or job.layout.width == 1:
                 raise WorldError(_out_of_memory(job)) from error
+            if job.folder is not None:  # what the wide group has saved fits no other
+                with Store(_checkpoints(job, 0)) as store:
+                    store.clear()
             narrower = -(-job.layout.width // 2)
             job.terminal.warn(f"{job.layout.width} members do not fit into the memory; trying {narrower} at a time")
             job = dataclasses.replace(job, layout=dataclasses.replace(job.layout, width=narrower, why="out of memory"))
+            again = True
             continue
         trained += runs
         clocks.append(clock)
@@ -125,9 +131,10 @@ def _out_of_memory(job: Job) -> str:
 
 
 def _train_group(
-    job: Job, first: int, given: Any, resume: bool, stop: Callable[[], bool], started: float
+    job: Job, first: int, resume: bool, stop: Callable[[], bool], started: float, *, again: bool
 ) -> tuple[list[Run], dict[str, float]]:
-    """Train the members from `first` on that fit into a group, and write their results."""
+    """Train the members from `first` on that fit into a group, and write their results; `again`: in place of a wider
+    group, which may have logged something."""
     now = time.perf_counter()
     seeds, terminal, setting = job.seeds[first : first + job.layout.width], job.terminal, job.setting
     folders = [job.member(first + index) for index in range(len(seeds))]
@@ -143,16 +150,15 @@ def _train_group(
         stack.callback(group.close)
         store = None
         if job.folder is not None:
-            place = job.folder / "checkpoints" / (f"group-{first:03d}" if job.num_groups > 1 else "")
-            store = stack.enter_context(Store(place, keep=setting.config.keep_checkpoints))
+            store = stack.enter_context(Store(_checkpoints(job, first), keep=setting.config.keep_checkpoints))
         restored = resume and store is not None and _restore(store, group, folders, terminal, first)
-        if given is not None and not restored:
-            _graft(group, given, terminal)
+        if job.origin is not None and not restored:
+            _graft(group, job.origin.weights(), terminal)
         if job.folder is not None and not first:
             if resume:
                 reopen(job.folder)
             _write_start(job, resume)
-        log = _logs(stack, job, folders, group, resume)
+        log = _logs(stack, job, folders, group, resume or again)
         if any(isinstance(lane.feed, Streamed) for lane in group.lanes):
             terminal.say(f"the data streams from the host: {group.lanes[0].feed.why}")
         _log_start(job, group, log, first)
@@ -168,6 +174,7 @@ def _train_group(
             log_result(own, run.summary)
         log.flush()
         step, clock = group.step, _clock(group, timing)
+    lost = log.unwritten  # after a last attempt, when they were closed
     stopped = any(run.summary["status"] == "stopped" for run in runs)
     for run, place in zip(runs, folders, strict=True):
         if place is not None and not stopped:
@@ -175,7 +182,15 @@ def _train_group(
     if store is not None and step not in store.steps():
         why = store.errors[-1] if store.errors else "it is no longer there"
         raise WorldError(f"the last checkpoint could not be written: {why}")
+    if lost:
+        raise WorldError(f"the results were written, but not the last of what was logged: {'; '.join(lost)}")
     return runs, clock
+
+
+def _checkpoints(job: Job, first: int) -> Path:
+    """Those of the group that begins with this member."""
+    assert job.folder is not None
+    return job.folder / "checkpoints" / (f"group-{first:03d}" if job.num_groups > 1 else "")
 
 
 def _logs(stack: contextlib.ExitStack, job: Job, folders: Sequence[Path | None], group: Group, resume: bool) -> Logs:
@@ -253,7 +268,7 @@ def _write_start(job: Job, resume: bool) -> None:
 
 def _restore(store: Store, group: Group, folders: Sequence[Path | None], terminal: Terminal, first: int) -> bool:
     """Bring `group` to the newest good checkpoint; False where none was written yet."""
-    setting = group.setting
+    setting, data = group.setting, group.data
     epochs = setting.config.epochs
     restored = store.restore(checkpoint_tree(group))
     if restored is None:
@@ -262,6 +277,12 @@ def _restore(store: Store, group: Group, folders: Sequence[Path | None], termina
         return False
     for note in restored.notes:
         terminal.warn(note)
+    for name, now in (("data", data.info.sha256), ("seeds", [member.seed for member in group.members])):
+        if restored.meta.get(name, now) != now:
+            raise RequestError(
+                f"the checkpoints in {store.folder} are of {name} {restored.meta[name]!r:.80}, this run is of"
+                f" {now!r:.80}; bring its own back, or start a new run in another folder"
+            )
     take_up(group, restored.tree)
     if group.step > setting.num_steps:
         raise RequestError(

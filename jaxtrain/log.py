@@ -35,7 +35,6 @@ class Log:
     """Writes to `folder` (nothing where it is None) and to a `Terminal`.
 
     On resumption `step` is the step of the checkpoint: points after it, written by a process that died, are dropped.
-
     """
 
     def __init__(self, folder: Path | None, terminal: Terminal, *, step: int | None = None) -> None:
@@ -136,6 +135,12 @@ class Log:
         held += [self._lines.errors] if self._lines is not None else []
         return list(dict.fromkeys(error for errors in held for error in errors))
 
+    @property
+    def unwritten(self) -> list[str]:
+        """The errors of files that lack points still."""
+        files = [*self._events.values(), *([] if self._lines is None else [self._lines])]
+        return [file.errors[-1] for file in files if file.waiting and file.errors]
+
     def flush(self) -> None:
         """On disk, whatever happens next."""
         for writer in self._events.values():
@@ -232,6 +237,11 @@ class Logs:
         for index, count in counts.items():
             whose = f"member {index}: " if self.members else ""
             self.run.terminal.warn(f"{whose}{count} of the steps up to {step} were not finite and were skipped")
+
+    @property
+    def unwritten(self) -> list[str]:
+        """See `Log.unwritten`."""
+        return [error for log in (*self.members.values(), self.run) for error in log.unwritten]
 
     def flush(self) -> None:
         """See `Log.flush`; what could not be written is told, once."""

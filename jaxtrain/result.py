@@ -7,6 +7,7 @@ fitted on the training split is kept with the weights, so `predict` takes images
 import dataclasses
 import functools
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,10 @@ from jaxtrain.configfile import encode, from_json
 from jaxtrain.data import DataInfo, Preprocess, normalise
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.folder import read_config, read_history, read_summary
+from jaxtrain.leaves import Mismatch, check_fit, kind_of, named_leaves, spec
 from jaxtrain.metrics import compute, from_examples
 from jaxtrain.program import Program, compile_program
-from jaxtrain.step import Setting, as_model
+from jaxtrain.step import Setting, as_model, init_state
 from jaxtrain.tasks import default_task
 from jaxtrain.types import Batch, Hyper, Metrics, PyTree, Task, TrainState
 
@@ -217,6 +219,7 @@ def load_one(
     setting = Setting(
         as_model(experiment.model), task, experiment.config, tuple(meta["image_shape"]), meta["num_train"]
     )
+    _check_weights(folder, setting, experiment.hyper, kept)
     summary = read_summary(folder)
     if summary is None:
         raise WorldError(f"{folder}/summary.json has vanished since it was found; restore it")
@@ -233,6 +236,18 @@ def load_one(
         folder=folder,
         kept=_snapshots(kept.get("snapshots")),
     )
+
+
+def _check_weights(folder: Path, setting: Setting, hyper: Hyper, kept: Mapping[str, PyTree]) -> None:
+    """Raise Mismatch if the network that the config describes (edited since?), or that was given, has other weights."""
+    state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
+    for name in ("params", "batch_stats"):
+        held = {path: kind_of(leaf) for path, leaf in named_leaves({name: kept[name]}).items()}
+        wanted = {path: spec(leaf) for path, leaf in named_leaves({name: getattr(state, name)}).items()}
+        try:
+            check_fit(held, wanted)
+        except Mismatch as error:
+            raise Mismatch(f"{folder}/weights are not of the network of its config.json: {error}") from None
 
 
 def _snapshots(stored: PyTree) -> PyTree:

@@ -23,9 +23,9 @@ from jaxtrain.device import manifest
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.events import EventWriter
 from jaxtrain.files import lock_folder
-from jaxtrain.finetune import given_weights, matches
+from jaxtrain.finetune import Origin, matches, read_origin
 from jaxtrain.finish import counts, show
-from jaxtrain.folder import check_folder, default_folder, read_config, read_json, read_summary
+from jaxtrain.folder import check_folder, default_folder, read_config, read_manifest, read_summary
 from jaxtrain.gather import speed_of
 from jaxtrain.job import Job, gathered, train_all
 from jaxtrain.layout import ALONE, Layout, Parallel, plan
@@ -155,11 +155,9 @@ def fit(
     check_request(setting, data, hyper)
     checkup = _checked(setting, data, hyper, seed if members is None else members[0], terminal) if check else None
     layout = ALONE if members is None else plan(setting, data, hyper, len(members), parallel, width=width)
-    if resume and init_from is None and workdir is not None:
-        init_from = _origin(Path(workdir), terminal)
-    given = None if init_from is None else given_weights(init_from)
-    if given is not None:
-        matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), given)
+    origin = None if init_from is None else read_origin(init_from)
+    if origin is not None:
+        matches(jax.eval_shape(functools.partial(init_state, setting), jax.random.key(0), hyper), origin.weights())
     if profile_steps is not None:
         check_trace(profile_steps, setting.num_steps, writes=workdir is not None or name is not None)
     with contextlib.ExitStack() as stack:
@@ -168,13 +166,17 @@ def fit(
             terminal.say(f"run folder: {folder}\ntensorboard --logdir {folder.parent if workdir is None else folder}")
             if resume and _is_finished(folder, config):
                 terminal.say("the run is finished; nothing is left to do")
-                return load_run(folder, model=model, task=task, **own_functions(config))
+                run = load_run(folder, model=model, task=task, **own_functions(config))
+                if report and not (folder / "report.html").exists():  # it was killed before that
+                    _report(run, data, terminal)
+                return run
             if resume and config.snapshot_every_epochs and _stored_epochs(folder) != config.epochs:
                 raise RequestError(
                     f"{folder} keeps snapshots of {_stored_epochs(folder)} epochs, and their number cannot change;"
                     " repeat that number of epochs, or start a new run with --init-from"
                 )
-            layout = _recorded(folder, layout, terminal) if members else layout
+            layout = _recorded(folder, layout, terminal) if resume and members else layout
+            origin = _origin(folder, origin) if resume else origin
 
         job = Job(
             setting,
@@ -186,20 +188,19 @@ def fit(
             alone=members is None,
             folder=folder,
             terminal=terminal,
-            facts=_manifest(data, members or (seed,), init_from),
+            facts=_manifest(data, members or (seed,), origin),
+            origin=origin,
             profile_steps=profile_steps,
             checks=checkup,
             own={"model": model, "task": task, **own_functions(config)},
         )
         _announce(job)
-        return _trained(job, given, resume, stop, started, report)
+        return _trained(job, resume, stop, started, report)
 
 
-def _trained(
-    job: Job, given: Any, resume: bool, stop: Callable[[], bool], started: float, report: bool
-) -> Run | Ensemble:
+def _trained(job: Job, resume: bool, stop: Callable[[], bool], started: float, report: bool) -> Run | Ensemble:
     """Train, show what came of it, and report."""
-    job, trained, clocks = train_all(job, given, resume, stop, started)
+    job, trained, clocks = train_all(job, resume, stop, started)
     notes = [run.summary["note"] for run in trained if run.summary["status"] == "diverged"]
     if len(notes) == len(trained):
         raise NonFiniteError(notes[0] if job.alone else f"all {len(notes)} members diverged; the first: {notes[0]}")
@@ -248,8 +249,8 @@ def _checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
 
 
 def _recorded(folder: Path, layout: Layout, terminal: Terminal) -> Layout:
-    """The layout that a resumed run began with; a new run's is said where it was narrowed."""
-    stored = (read_json(folder / "manifest.json") or {}).get("members")
+    """The layout that a resumed run began with."""
+    stored = read_manifest(folder).get("members")
     if stored is None:
         return layout
     if layout.num_devices != stored["num_devices"] and stored["parallel"] == "vmap":
@@ -282,13 +283,16 @@ def _open_folder(
     return folder
 
 
-def _origin(folder: Path, terminal: Terminal) -> Path | None:
+def _origin(folder: Path, given: Origin | None) -> Origin | None:
     """The run whose weights the run in `folder` began with: groups of members that have not begun yet need them too."""
-    stored = (read_json(folder / "manifest.json") or {}).get("init_from")
-    if stored is None or Path(stored).is_dir():
-        return stored and Path(stored)
-    terminal.warn(f"the run started from {stored}, which is not there: what has no checkpoint yet starts afresh")
-    return None
+    stored = read_manifest(folder).get("init_from")
+    recorded = None if stored is None else Origin(**stored)
+    if given is None:
+        return recorded
+    if recorded is None or recorded.digest != given.digest:
+        began = "with weights of its own" if recorded is None else f"with other weights, of {recorded.folder}"
+        raise RequestError(f"the run in {folder} began {began}; leave out --init-from to continue it")
+    return given
 
 
 def _stored_epochs(folder: Path) -> int | None:
@@ -323,12 +327,11 @@ def _describe(
     return {**described, "data": {"type": "arrays", "name": data.info.name, "sha256": data.info.sha256}}
 
 
-def _manifest(data: Data, seeds: tuple[int, ...], init_from: Any) -> dict[str, Any]:
-    origin = init_from.folder if isinstance(init_from, Run) else init_from
+def _manifest(data: Data, seeds: tuple[int, ...], origin: Origin | None) -> dict[str, Any]:
     return {
         **manifest(),
         "seeds": list(seeds),
-        "init_from": None if init_from is None else str(origin),
+        "init_from": None if origin is None else origin.described,
         "data": {**dataclasses.asdict(data.info), **counts(data)},
     }
 

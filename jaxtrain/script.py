@@ -5,6 +5,7 @@ of steps that is running, five seconds at most; a second one ends the process wh
 """
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -70,7 +71,8 @@ class StopRequest:
         if not self._asked:
             # Not SystemExit, which takes the interpreter apart while XLA computes in it: a segmentation fault.
             os._exit(self.exit_status)
-        print("\nstopping at the end of this chunk, with a checkpoint; once more to end at once", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk, a closed pipe: raised here it would end the training
+            print("\nstopping at the end of this chunk, with a checkpoint; once more to end at once", file=sys.stderr)
 
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:

@@ -3,6 +3,8 @@
 Imports nothing of jaxtrain. Rich draws; it is imported late, for `import jaxtrain` shall be quick.
 """
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,7 @@ class Terminal:
     """Shows a run of `num_steps`, `steps_per_epoch` of them an epoch; `quiet` shows nothing but warnings."""
 
     def __init__(self, *, quiet: bool = False, console: Any = None) -> None:
-        if console is None:
-            from rich.console import Console
-
-            console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.console, self.quiet = console, quiet
+        self.console, self.quiet = console or _make_console(), quiet
         self._bar: Any = None
         self._task: Any = None
         self._num_steps = self._per_epoch = 1
@@ -52,15 +50,15 @@ class Terminal:
     def say(self, text: str) -> None:
         """A line, above the bar."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self._print(text, markup=False)
 
     def notice(self, text: str) -> None:
         """Something of its own weight, as a download or data that stands in for other: seen even where all is quiet."""
-        self.console.print(text, style="bold yellow", markup=False)
+        self._print(text, style="bold yellow", markup=False)
 
     def warn(self, text: str) -> None:
         """A line that is seen even where all else is quiet."""
-        self.console.print(f"warning: {text}", style="bold yellow", markup=False)
+        self._print(f"warning: {text}", style="bold yellow", markup=False)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; the first column to the left, the others to the right."""
@@ -74,7 +72,7 @@ class Terminal:
             table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        self.console.print(table)
+        self._print(table)
 
     def move(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
         """The bar moves; without a terminal, a plain line once an interval."""
@@ -104,6 +102,11 @@ class Terminal:
             self._bar.stop()
             self._bar = None
 
+    def _print(self, what: Any, **how: Any) -> None:
+        """No line is worth a run: one that a full disk does not take is left out."""
+        with contextlib.suppress(OSError):
+            self.console.print(what, **how)
+
     def _epoch(self, step: int) -> str:
         epochs = max(1, self._num_steps // self._per_epoch)
         return f"epoch {min(-(-step // self._per_epoch), epochs):>{len(str(epochs))}}/{epochs}"
@@ -112,6 +115,19 @@ class Terminal:
         spent = time.perf_counter() - self._started
         seconds = int(spent / max(1, step - self._first) * (self._num_steps - step))
         return f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def _make_console() -> Any:
+    """Rich's console on the standard output, whose reader may go away (`| head`): the run does not end with it."""
+    from rich.console import Console
+
+    class Patient(Console):
+        def on_broken_pipe(self) -> None:  # Rich's own leaves the program here
+            self.quiet = True
+            # Python writes what is left when it ends, and would end with an error of its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return Patient(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
 def _split(row: Mapping[str, float], split: str) -> dict[str, float]:

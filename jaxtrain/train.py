@@ -24,7 +24,7 @@ from jaxtrain.log import Logs, Look
 from jaxtrain.look import look_at
 from jaxtrain.members import Group, Lane, Row, copy_weights
 from jaxtrain.metrics import compute
-from jaxtrain.nonfinite import Kept, describe, find_cause, keep
+from jaxtrain.nonfinite import Cause, Kept, describe, find_cause, keep
 from jaxtrain.optim import should_stop
 from jaxtrain.trace import Trace
 from jaxtrain.types import Metrics, PyTree
@@ -174,9 +174,9 @@ def train(
         views = {index: _view(group, seen, index) for index in group.running}
         diverged = [index for index, view in views.items() if not _is_finite(view)]
         if diverged and kept is not None:
-            cause = find_cause(group, diverged[0], kept, count)
             if store is not None:
                 _save_before(group, kept, group.step - count, store, log, meta)
+            cause = _cause(group, diverged[0], kept, count, log)
             raise NonFiniteError(describe(group, diverged[0], count, views[diverged[0]], cause))
         if diverged:
             _leave_diverged(group, diverged, views, count, log)
@@ -372,6 +372,8 @@ def _keep_stopped(group: Group) -> None:
     if lane.held is not None:
         ((_, mask),) = _masks(group, set(range(len(group.members))) - set(group.running))
         lane.state = lane.program.hold(mask, lane.held, lane.state)
+        # Otherwise they would depend on where the chunks end, and be in the checkpoints.
+        lane.sums = lane.program.hold(mask, jax.tree.map(jnp.zeros_like, lane.sums), lane.sums)
 
 
 def _masks(group: Group, indices: Iterable[int]) -> list[tuple[Lane, Any]]:
@@ -411,6 +413,15 @@ def _save_before(group: Group, kept: Kept, step: int, store: Store, log: Logs, m
     for lane, (state, sums) in zip(group.lanes, kept, strict=True):
         lane.state, lane.sums = state, sums
     store.save(step, checkpoint_tree(group), {**(meta or {}), **_facts(group, step)})
+
+
+def _cause(group: Group, index: int, kept: Kept, count: int, log: Logs) -> Cause | None:
+    """Where the NaN came from. Where that fails, for want of memory, say, the NaN itself is told all the same."""
+    try:
+        return find_cause(group, index, kept, count)
+    except Exception as error:
+        log.run.terminal.warn(f"the step that went wrong could not be repeated: {type(error).__name__}: {error}")
+        return None
 
 
 def _facts(group: Group, step: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxtrain.configfile import encode, from_json
 from jaxtrain.data import Data, load_data
 from jaxtrain.device import manifest
 from jaxtrain.errors import RequestError
-from jaxtrain.folder import changes_of_machine, read_config, read_json
+from jaxtrain.folder import changes_of_machine, read_config, read_manifest
 from jaxtrain.layout import ALONE, Layout
 from jaxtrain.leaves import described, named_leaves, to_host
 from jaxtrain.log import Log, Logs
@@ -87,7 +87,7 @@ def verify(
         raise RequestError(f"{folder} holds no run (no config.json); name the folder of a run")
     if steps is not None and steps < 1:
         raise RequestError(f"{steps} steps were to be repeated; give at least 1")
-    facts = read_json(folder / "manifest.json") or {}
+    facts = read_manifest(folder)
     experiment, data = _read(folder, stored, facts, data, model=model, optimizer=optimizer, schedule=schedule)
     setting = make_setting(experiment.model, data, experiment.config, task)
     members = facts.get("members")
@@ -124,8 +124,10 @@ def _read(
 def _repeat(place: Path, begin: Callable[[list[int]], Group], steps: int | None, fresh: bool) -> Repetition:
     with Store(place, read_only=True) as store:
         held = store.steps()
-        if not held or (len(held) == 1 and not fresh):
-            what = "only one checkpoint, and began with the weights of another run" if held else "no checkpoint yet"
+        if not held or held == [0] or (len(held) == 1 and not fresh):
+            what = "no checkpoint yet"
+            if held:
+                what = "only its beginning" if fresh else "one checkpoint, and began with the weights of another run"
             raise RequestError(f"{place} holds {what}; there is nothing to repeat")
         *before, target = held
         first = before[-1] if before else 0
@@ -140,7 +142,7 @@ def _repeat(place: Path, begin: Callable[[list[int]], Group], steps: int | None,
 
         def repeated() -> dict[str, Any]:
             group = begin(seeds)
-            if first:
+            if before:
                 take_up(group, restored(first))
             silent = Logs(Log(None, Terminal(quiet=True)))
             train(group, log=silent, until=last, mark=True)

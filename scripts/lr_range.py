@@ -7,8 +7,10 @@ Prints the loss of each rate and a suggestion with its reason, and writes OUTPUT
 else is written or changed. A config file is Python and is executed: only run configs that you trust.
 """
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
@@ -38,7 +40,7 @@ def main(args: list[str]) -> int:
     terminal = Terminal()
     folder = flags.output or default_folder(f"{run_name(flags.config)}-lr-range")
     probe_writable(folder)
-    with StopRequest() as stop:
+    with StopRequest() as stop, _nothing_left(folder):
         found = lr_range(
             experiment.model,
             load_data(experiment.data, report=terminal.notice),
@@ -60,6 +62,17 @@ def main(args: list[str]) -> int:
     write_json(folder / "lr_range.json", {**dataclasses.asdict(found), "experiment": to_json(experiment)})
     terminal.say(f"{folder}/lr_range.png")
     return 0
+
+
+@contextlib.contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """What fails before it has written anything leaves no empty folder."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, so not ours
+            folder.rmdir()
+        raise
 
 
 def show(terminal: Terminal, found: LrRange) -> None:

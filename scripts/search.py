@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 from jaxtrain.configfile import load_search
 from jaxtrain.errors import RequestError
 from jaxtrain.overrides import overrides_help, parse_overrides
-from jaxtrain.script import StopRequest, make_parser, prepare, run_name, run_script
+from jaxtrain.script import StopRequest, folder, make_parser, prepare, run_name, run_script
 from jaxtrain.search import run_search
 from jaxtrain.search.findings import refined
 from jaxtrain.space import Halving, Search
@@ -34,7 +34,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="config file whose get_config returns a Search")
     parser.add_argument(
         "--workdir",
-        type=Path,
+        type=folder,
         help="folder of the search; give it to share or continue the search\n(default: runs/NAME-search-DATE-TIME)",
     )
     parser.add_argument(
@@ -62,7 +62,7 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument(
         "--refine",
-        type=Path,
+        type=folder,
         metavar="FOLDER",
         help="search around the best of the search in FOLDER\n(default --workdir: FOLDER-refined)",
     )
@@ -75,7 +75,8 @@ def main(args: list[str]) -> int:
     flags, rest = parser.parse_known_args(args)
 
     search = read_search(parser, flags, rest)
-    workdir = flags.workdir or (flags.refine and flags.refine.with_name(f"{flags.refine.name}-refined"))
+    refined_from = flags.refine and flags.refine.resolve()  # "." has no name
+    workdir = flags.workdir or (refined_from and refined_from.with_name(f"{refined_from.name}-refined"))
     prepare(members=search.trials)
     with StopRequest(flags.preempt_after) as stop:
         run_search(

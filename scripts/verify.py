@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 
 from jaxtrain.config import own_functions
 from jaxtrain.configfile import load_config
-from jaxtrain.folder import read_json
-from jaxtrain.script import make_parser, prepare, run_script
+from jaxtrain.folder import read_config, read_manifest
+from jaxtrain.script import folder, make_parser, prepare, run_script
 from jaxtrain.verify import Repetition, verify
 
 
 def main(args: list[str]) -> int:
     parser = make_parser(__doc__ or "")
-    parser.add_argument("folder", metavar="RUN", type=Path, help="folder of a run")
+    parser.add_argument("folder", metavar="RUN", type=folder, help="folder of a run")
     parser.add_argument("--steps", type=int, metavar="K", help="repeat at most so many steps")
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="config file of a run with parts of your own")
     flags = parser.parse_args(args)
@@ -32,7 +32,8 @@ def main(args: list[str]) -> int:
     if flags.config is not None:
         experiment = load_config(flags.config)
         own = {"model": experiment.model, **own_functions(experiment.config)}
-    prepare(members=len((read_json(flags.folder / "manifest.json") or {}).get("seeds", ())))
+    members = len(read_manifest(flags.folder)["seeds"]) if read_config(flags.folder) else 1
+    prepare(members=members)
     found = verify(flags.folder, steps=flags.steps, **own)
     for one in found.repetitions:
         print(told(one))

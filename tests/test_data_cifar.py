@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.data.cifar import BATCHES, find_cifar10, read_cifar10
-from jaxtrain.data.plain_pickle import read_plain_pickle
+from jaxtrain.data.plain_pickle import MOST_INSTRUCTIONS, read_plain_pickle
 from jaxtrain.errors import WorldError
 
 random = np.random.default_rng(0)
@@ -209,15 +209,30 @@ def test_a_pickle_of_anything_else_is_refused_and_does_nothing(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-LARGE = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 256]}
+def test_a_pickle_of_more_instructions_than_any_batch_needs_is_refused(tmp_path):
+    lists = b"]" * (MOST_INSTRUCTIONS - 2)  # between the first and the last instruction
+    assert read_plain_pickle(tmp_path, b"\x80\x02" + lists + b".") == []
+    with pytest.raises(WorldError, match=f"more than {MOST_INSTRUCTIONS} instructions"):
+        read_plain_pickle(tmp_path, b"\x80\x02" + lists + b"].")
 
 
-@pytest.mark.parametrize(
-    "batch", [{}, [1, 2], {b"data": 3, b"labels": [1]}, {b"data": np.zeros((2, 5)), b"labels": [0, 1]}, LARGE]
-)
-def test_a_plain_pickle_of_another_form_is_refused(tmp_path, batch):
-    _write(tmp_path / "cifar10", {**_python(), "test_batch": pickle.dumps(batch, protocol=2)})
-    with pytest.raises(WorldError, match="test_batch"):
+TWO = np.zeros((2, 3072), np.uint8)
+OTHER_FORMS = {
+    "nothing": ({}, "b'data'"),
+    "a list": ([1, 2], "it is a list"),
+    "an array": (np.zeros(3, np.uint8), "it is a ndarray"),
+    "a number as data": ({b"data": 3, b"labels": [1]}, "data is a int"),
+    "narrow data": ({b"data": TWO[:, :5], b"labels": [0, 1]}, r"data \[2, 5\] and 2 labels"),
+    "few labels": ({b"data": TWO, b"labels": [0]}, r"data \[2, 3072\] and 1 labels"),
+    "a large label": ({b"data": TWO, b"labels": [0, 256]}, "labels that are not 0 to 9"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FORMS)
+def test_a_plain_pickle_of_another_form_is_refused(tmp_path, case):
+    batch, message = OTHER_FORMS[case]
+    _write(tmp_path / "cifar10", {**_python(), "test_batch": pickle.dumps(batch, protocol=4)})
+    with pytest.raises(WorldError, match=f"test_batch .*expected a CIFAR-10 batch.*{message}"):
         read_cifar10(tmp_path / "cifar10")
 
 

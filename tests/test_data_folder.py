@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxtrain.data import memory
 from jaxtrain.data.folder import read_folder, read_image, read_npz
 from jaxtrain.errors import RequestError, WorldError
 
@@ -171,6 +172,7 @@ NPZ = {
         "holds Python objects",
     ),
     "npy": (lambda p: p.write_bytes(_npy(np.zeros(3))), RequestError, "single array"),
+    "npy cut": (lambda p: p.write_bytes(_npy(np.zeros(3))[:-1]), RequestError, "single array"),
     "one name": (
         lambda p: np.savez(p, image=np.zeros((2, 2)), label=np.zeros(2), class_names=np.array("ab")),
         RequestError,
@@ -190,6 +192,37 @@ def test_what_is_no_npz_of_examples_is_refused(tmp_path, case):
     write, kind, message = NPZ[case]
     write(tmp_path / "a.npz")
     with pytest.raises(kind, match=message):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_an_npz_that_the_memory_does_not_hold_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path, image, label = tmp_path / "a.npz", np.zeros((1000, 10, 10), np.uint8), np.arange(1000) % 2
+    np.savez_compressed(path, image=image, label=label, other=np.zeros(10**6))  # of the other nothing is read
+    need = len(_npy(image)) + len(_npy(label))
+    assert path.stat().st_size < need / 10
+    monkeypatch.setattr(memory, "host_memory", lambda: 2 * need)
+    np.testing.assert_array_equal(read_npz(path).image, image)
+    monkeypatch.setattr(memory, "host_memory", lambda: 2 * need - 1)
+    monkeypatch.setattr(zipfile.ZipFile, "open", pytest.fail)
+    with pytest.raises(WorldError, match="a.npz holds arrays of 0 MB, expected at most half of the 0 MB of memory"):
+        read_npz(path)
+
+
+def test_an_npz_that_claims_a_petabyte_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("image.npy", _npy(_grey(0, (4, 3, 3))))
+        file.writestr("label.npy", _npy(np.arange(4) % 2))
+        file.getinfo("image.npy").file_size = 10**15
+    with pytest.raises(WorldError, match="a.npz holds arrays of 1,000,000,000 MB"):
+        read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_packing_of_which_a_little_unpacks_into_gigabytes_at_once_is_refused(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", packing) as file:
+        file.writestr("image.npy", _npy(_grey(0, (4, 3, 3))))
+        file.writestr("label.npy", _npy(np.arange(4) % 2))
+    with pytest.raises(WorldError, match="image.npy is not packed as numpy.savez does it"):
         read_npz(tmp_path / "a.npz")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import DataConfig
+from jaxtrain.data import idx
 from jaxtrain.data.idx import read_idx
 from jaxtrain.data.sources import load_data
 from jaxtrain.errors import WorldError
@@ -47,8 +48,8 @@ DAMAGED = {
     "packed without its last byte": (PACKED[:-1], "damaged or cut short"),
     "packed too long": (gzip.compress(CONTENT + b"x"), "more follow"),
     "packed and then something": (PACKED + b"something", "damaged"),
-    "huge count": (HUGE, "bytes and 3 bytes follow"),
-    "huge count packed": (gzip.compress(HUGE), "bytes and 3 bytes follow"),
+    "huge count": (HUGE, "at most 1073741824 are read"),
+    "huge count packed": (gzip.compress(HUGE), "at most 1073741824 are read"),
 }
 
 
@@ -59,6 +60,17 @@ def test_a_damaged_file_is_named_with_what_was_found(tmp_path, case):
     with pytest.raises(WorldError, match=DAMAGED[case][1]) as error:
         read_idx(path, 3)
     assert str(path) in str(error.value)
+
+
+def test_content_that_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "images.gz"
+    path.write_bytes(PACKED)
+    monkeypatch.setattr(idx, "LARGEST", IMAGES.size)
+    np.testing.assert_array_equal(read_idx(path, 3)[0], IMAGES)
+    monkeypatch.setattr(idx, "LARGEST", IMAGES.size - 1)
+    monkeypatch.setattr(idx, "read_at_most", pytest.fail)
+    with pytest.raises(WorldError, match="its header says 5 x 4 x 3 = 60 bytes; at most 59 are read"):
+        read_idx(path, 3)
 
 
 def test_every_flipped_bit_of_a_gz_is_found_or_harmless(tmp_path):

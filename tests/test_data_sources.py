@@ -102,6 +102,14 @@ def test_what_is_nowhere_is_an_error_that_says_where_and_how(tmp_path, monkeypat
     assert ("could not be reached" if download else "data.download is off") in message
 
 
+def test_a_download_of_cifar10_is_bounded_by_its_published_size(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sources, "download", lambda urls, path, *, md5, size, report: asked.append((path.name, size)))
+    with pytest.raises(WorldError, match="lacks data_batch_1"):
+        load_data(DataConfig("cifar10"), report=lambda line: None)
+    assert asked == [("cifar-10-binary.tar.gz", 170_052_171)]
+
+
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_name_that_no_disk_takes_is_a_folder_that_is_not_there(name):
     with pytest.raises(WorldError, match="no such folder"):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -26,6 +27,7 @@ ANSWERS = {  # status, body, the length that is promised
     "truncated": (200, BODY[:400_000], len(BODY)),
     "truncated, no length": (200, BODY[:400_000], None),
     "too long": (200, BODY + b"x", None),
+    "endless": (200, BODY * 20, None),
     "html": (200, b"<html>Sign in</html>", 20),
     "flipped": (200, BODY[:-1] + bytes([BODY[-1] ^ 1]), len(BODY)),
     "500": (500, b"", 0),
@@ -69,19 +71,18 @@ def _url(server, plan):
     return f"http://127.0.0.1:{server.server_port}/{plan.replace(' ', '%20')}"
 
 
-def _get(server, tmp_path, *plans, size: int | None = SIZE, **options: Any):
+def _get(server, tmp_path, *plans, **options: Any):
     urls = [_url(server, plan) for plan in plans]
     options = dict(backoff_seconds=0.0, report=lambda line: None) | options
-    download(urls, tmp_path / "deep" / "file.gz", md5=MD5, size=size, **options)
+    download(urls, tmp_path / "deep" / "file.gz", md5=MD5, size=SIZE, **options)
 
 
 WORKS = ["ok", "no length", "500/ok", "truncated/ok", "html/503/ok", "flipped/ok", "truncated, no length/too long/ok"]
 
 
 @pytest.mark.parametrize("plan", WORKS)
-@pytest.mark.parametrize("size", [SIZE, None])
-def test_a_faulty_answer_is_asked_for_again(server, tmp_path, plan, size):
-    _get(server, tmp_path, plan, size=size)
+def test_a_faulty_answer_is_asked_for_again(server, tmp_path, plan):
+    _get(server, tmp_path, plan)
     assert (tmp_path / "deep" / "file.gz").read_bytes() == BODY
     assert os.listdir(tmp_path / "deep") == ["file.gz"]
     assert list(server.seen.values()) == [plan.count("/") + 1]
@@ -112,9 +113,22 @@ def test_what_stays_wrong_is_an_error_and_leaves_nothing(server, tmp_path, plan)
     assert list(server.seen.values()) == [1 if plan == "404" else 3]
 
 
-def test_wrong_bytes_of_unknown_size_are_told_by_their_checksum(server, tmp_path):
-    with pytest.raises(WorldError, match="20 bytes with MD5 .* began b'<html>"):
-        _get(server, tmp_path, "html", size=None)
+def test_of_an_answer_that_does_not_end_no_more_than_the_file_is_written(server, tmp_path, monkeypatch):
+    written, fetch = [], module._receive
+    monkeypatch.setattr(module, "_receive", lambda url, write, *rest: fetch(url, written.append, *rest))
+    with pytest.raises(WorldError, match="gave more than the 600000 bytes"):
+        _get(server, tmp_path, "endless", tries=1)
+    assert 0 < sum(map(len, written)) <= SIZE
+
+
+def test_what_a_killed_download_left_is_removed_once_it_is_old(server, tmp_path):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for name, age in {"file.gz.1.part": 2, "file.gz.2.part": 0.5, "other.gz.1.part": 2, "file.gz.bak": 2}.items():
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, times=(time.time() - age * module.STALE_SECONDS,) * 2)
+    _get(server, tmp_path, "ok")
+    assert sorted(os.listdir(folder)) == ["file.gz", "file.gz.2.part", "file.gz.bak", "other.gz.1.part"]
 
 
 def test_an_older_file_stays_until_the_new_one_is_whole(server, tmp_path):
@@ -138,7 +152,7 @@ def test_nobody_there_is_said(tmp_path, server):
     server.shutdown()
     server.server_close()
     with pytest.raises(WorldError, match="could not be reached"):
-        download([f"http://127.0.0.1:{port}/ok"], tmp_path / "f", md5=MD5, tries=1, report=lambda line: None)
+        download([f"http://127.0.0.1:{port}/ok"], tmp_path / "f", md5=MD5, size=SIZE, tries=1, report=lambda line: None)
 
 
 def test_a_folder_that_cannot_be_written_is_said(server, tmp_path):

@@ -138,6 +138,15 @@ def test_reader_leaves_out_a_line_that_was_cut_short(tmp_path: Path) -> None:
     assert read_json_lines(tmp_path / "absent") == []
 
 
+def test_a_line_that_is_damaged_is_named_and_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('{"step": 1}\n{"step: 2}\n{"step": 3}\n')
+    with pytest.raises(WorldError, match="log: line 2 is damaged, .*delete that line to go on"):
+        read_json_lines(tmp_path / "log")
+    with pytest.raises(WorldError, match="line 2"):
+        JsonLines(tmp_path / "log", keep_until_step=5)
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
 def test_full_disk_is_told_once_and_leaves_no_hole(tmp_path: Path) -> None:
     records = [{"step": step, "text": "x" * 80} for step in range(40)]
     with JsonLines(tmp_path / "log") as lines:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from jaxtrain import train as loop
 from jaxtrain.data import Resident, take
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.events import read_scalars
+from jaxtrain.files import read_json_lines
 from jaxtrain.finish import finish
 from jaxtrain.layout import Layout, num_parts_that_fit, plan
 from jaxtrain.leaves import digest
@@ -185,6 +187,18 @@ def test_early_stopping_is_each_members_own(digits, parallel):
         assert digest({"x": state_of(until, index)}) == digest({"x": state_of(group, index)})
 
 
+def test_the_checkpoint_of_a_stack_with_a_stopped_member_does_not_depend_on_the_chunks(digits, monkeypatch):
+    config = make_config(epochs=12, early_stopping=jt.EarlyStopping(patience=1), watch="loss", log_every_steps=1000)
+    hypers = [dataclasses.replace(HYPER, learning_rate=rate) for rate in (0.3, 1e-3)]
+    request = dict(config=config, hypers=hypers, until=88)
+    long, _ = trained(NETS["mlp"], digits, [0, 1], "vmap", **request)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 3)
+    monkeypatch.setattr(loop, "_next_limit", lambda limit, *_: limit)
+    short, _ = trained(NETS["mlp"], digits, [0, 1], "vmap", **request)
+    assert [member.running for member in long.members] == [False, True]
+    assert digest(loop.checkpoint_tree(long)) == digest(loop.checkpoint_tree(short))
+
+
 @pytest.mark.parametrize("parallel", ["vmap", "loop"])
 def test_a_diverged_member_is_marked_and_disturbs_no_other(digits, parallel):
     net, config = jt.MLP(hidden=(32,), batch_norm=False), make_config(optimizer=jt.Sgd())
@@ -328,6 +342,34 @@ def test_groups_that_begin_after_a_resumption_start_from_the_given_weights_too(d
     assert in_groups(digits, tmp_path / "parts", resume=True).summary["digest"] == whole.summary["digest"]
 
 
+def test_weights_to_begin_with_that_are_gone_or_others_end_a_resumption_that_needs_them(digits, tmp_path):
+    request = dict(workdir=tmp_path / "origin", quiet=True)
+    jt.fit(jt.MLP(hidden=(8,)), digits, make_config(epochs=1), HYPER, **request)
+    origin = {"init_from": tmp_path / "origin"}
+    in_groups(digits, tmp_path / "parts", 1, **origin)
+    with pytest.raises(RequestError, match="leave out --init-from to continue it"):
+        other = jt.fit(jt.MLP(hidden=(8,)), digits, make_config(epochs=1), HYPER, seed=5, quiet=True)
+        in_groups(digits, tmp_path / "parts", resume=True, init_from=other)
+    jt.fit(jt.MLP(hidden=(8,)), digits, make_config(epochs=2), HYPER, **request, resume=True)
+    with pytest.raises(WorldError, match="no longer holds the weights that the run began with"):
+        in_groups(digits, tmp_path / "parts", resume=True)
+    shutil.rmtree(tmp_path / "origin")
+    for _ in range(2):  # the first attempt has forgotten nothing
+        with pytest.raises(WorldError, match="cannot be read: .*origin holds no run; .* bring them back"):
+            in_groups(digits, tmp_path / "parts", resume=True)
+
+
+def test_a_run_that_has_a_checkpoint_needs_the_weights_it_began_with_no_more(digits, tmp_path):
+    request = dict(quiet=True, workdir=tmp_path / "run")
+    origin = jt.fit(jt.MLP(hidden=(8,)), digits, make_config(epochs=1), HYPER, workdir=tmp_path / "origin", quiet=True)
+    model, config = jt.MLP(hidden=(8,)), make_config(epochs=2)
+    whole = jt.fit(model, digits, config, HYPER, init_from=origin, quiet=True)
+    jt.fit(model, digits, config, HYPER, init_from=origin, stop=stop_after(1), **request)
+    shutil.rmtree(tmp_path / "origin")
+    resumed = jt.fit(model, digits, config, HYPER, resume=True, **request)
+    assert resumed.summary["digest"] == whole.summary["digest"]
+
+
 def test_a_stop_in_a_later_group_is_a_stop(digits, tmp_path):
     def stop():
         return len(list((tmp_path / "members").glob("*/summary.json"))) == 1
@@ -462,6 +504,29 @@ def test_a_group_that_the_device_cannot_hold_is_narrowed(digits, monkeypatch, ca
     run = jt.fit(NETS["mlp"], digits, make_config(epochs=1), HYPER, seeds=range(4), parallel="vmap")
     assert widths == [4, 2, 2] and len(run.members) == 4
     assert "4 members do not fit into the memory; trying 2 at a time" in capsys.readouterr().out
+
+
+def test_a_group_that_is_narrowed_late_leaves_nothing_of_the_wider_one(digits, tmp_path, monkeypatch):
+    import jaxtrain.job as job_module
+
+    def full(group, *, log, store, **options):
+        if group.layout.width > 2:  # it trains, and fails at its second evaluation
+            train(group, log=log, store=store, until=2 * group.setting.steps_per_epoch, **options)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return train(group, log=log, store=store, **options)
+
+    request = dict(seeds=range(3), parallel="vmap", quiet=True)
+    config = make_config(epochs=3, checkpoint_every_seconds=1e-9, log_every_steps=5)
+    jt.fit(NETS["mlp"], digits, config, HYPER, width=2, workdir=tmp_path / "narrow", **request)
+    monkeypatch.setattr(job_module, "train", full)
+    jt.fit(NETS["mlp"], digits, config, HYPER, workdir=tmp_path / "narrowed", **request)
+    for place in ("", "members/000", "members/002"):
+        sides = [read_json_lines(tmp_path / name / place / "metrics.jsonl") for name in ("narrowed", "narrow")]
+        assert [line["step"] for line in sides[0]] == [line["step"] for line in sides[1]]
+        for split in ("train", "val"):
+            curves, expected = (read_scalars(tmp_path / name / place / split) for name in ("narrowed", "narrow"))
+            assert {tag: points for tag, points in curves.items() if points} == expected  # the rest was purged
+    assert not [path for path in (tmp_path / "narrowed/checkpoints").iterdir() if path.name[0] == "0"]
 
 
 def test_a_single_run_that_does_not_fit_is_told_a_batch_that_does(digits, monkeypatch):

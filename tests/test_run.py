@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_the_json_of_a_run_repeats_it_bit_for_bit(finished, tmp_path):
 def test_seeds_differ(digits, finished):
     other = jt.fit(NET, digits, CONFIG, HYPER, seed=5, quiet=True)
     assert other.summary["digest"] != finished.summary["digest"]
+
+
+def test_a_config_of_another_network_does_not_fit_the_weights(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    stored["model"]["hidden"] = [33]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(RequestError, match=r"weights are not of the network of its config.json: the checkpoint has pa"):
+        jt.load_run(tmp_path / "run")
 
 
 def test_a_users_network_is_named_and_has_to_be_passed(digits, tmp_path):

@@ -99,6 +99,12 @@ def test_a_wrong_request_is_one_line_without_a_traceback(tmp_path, name):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_rate_test_that_cannot_begin_leaves_no_folder(tmp_path):
+    status, out, err = run("lr_range", "--config", ROOT / "configs/digits.py", "--steps=0", cwd=tmp_path)
+    assert status == 2 and "at least 3 rates and 1 step" in err and "Traceback" not in err + out
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_a_stand_in_is_announced_and_recorded_in_name_manifest_and_summary(tmp_path):
     args = [
         "--config",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import numpy as np
@@ -20,6 +21,7 @@ from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.search.findings import refined
 from jaxtrain.search.run import run_search
 from jaxtrain.search.study import open_study
+from jaxtrain.search.workers import lock
 from jaxtrain.space import Choice, Halving, Range, Search, check_search
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +190,44 @@ def test_a_stop_gives_trials_back_and_the_same_call_goes_on(tmp_path):
     }
 
 
+@pytest.fixture
+def writing(tmp_path):
+    """The lock of a worker that writes results; closing it ends that."""
+    (tmp_path / "s").mkdir()
+    file = lock(tmp_path / "s" / "results.lock")
+    assert file is not None
+    with file:
+        yield file
+
+
+def when_waiting(monkeypatch, happens):
+    """What happens while `run_search` waits."""
+    clock = SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda seconds: happens())
+    monkeypatch.setattr("jaxtrain.search.run.time", clock)
+
+
+def test_who_ends_the_search_while_a_stopped_worker_writes_waits_and_trains_the_winner(tmp_path, monkeypatch, writing):
+    when_waiting(monkeypatch, writing.close)
+    result, trainer = run(search(trials=2, winner_seeds=1), tmp_path / "s")
+    assert writing.closed and len(trainer.fits) == 1 and result.summary["winner"] is not None
+    assert json.loads((tmp_path / "s" / "search.json").read_text())["done"]
+
+
+def test_who_waits_for_the_results_leaves_once_all_trials_are_in_them(tmp_path, monkeypatch, writing):
+    findings = tmp_path / "s" / "search.json"
+    findings.write_text(json.dumps({"done": True, "num_trials": 1}))  # of a search before, of fewer trials
+    when_waiting(monkeypatch, lambda: findings.write_text(json.dumps({"done": True, "num_trials": 2})))
+    _, trainer = run(search(trials=2, winner_seeds=1), tmp_path / "s")
+    assert trainer.fits == [] and json.loads(findings.read_text())["num_trials"] == 2
+
+
+def test_who_waits_for_the_results_can_be_stopped(tmp_path, monkeypatch, writing):
+    stops = []
+    when_waiting(monkeypatch, lambda: stops.append(1))
+    _, trainer = run(search(trials=2, winner_seeds=1), tmp_path / "s", stop=lambda: bool(stops))
+    assert len(stops) == 1 and trainer.fits == [] and not (tmp_path / "s" / "search.json").exists()
+
+
 WORKER = """
 import sys
 from pathlib import Path
@@ -326,6 +366,16 @@ def test_a_trial_is_the_run_with_its_values_and_the_winner_alone_sees_the_test_s
     assert "test" not in (tmp_path / "s" / "trials.csv").read_text().splitlines()[0]
 
 
+def test_a_winner_that_was_stopped_goes_on_under_another_parallel(tiny, tmp_path):
+    searched, examples = real(tiny, trials=1, winner_seeds=2)
+    begun = tmp_path / "s" / "winner" / "config.json"
+    loop, vmap = (changed(searched, experiment=changed(searched.experiment, parallel=p)) for p in ("loop", "vmap"))
+    stopped = run_search(loop, workdir=tmp_path / "s", data=examples, quiet=True, stop=begun.exists)
+    assert begun.exists() and stopped.summary["done"] and stopped.summary["winner"] is None
+    result = run_search(vmap, workdir=tmp_path / "s", data=examples, quiet=True)
+    assert result.summary["winner"]["seeds"] == [1, 2] and json.loads(begun.read_text())["parallel"] == "loop"
+
+
 def test_a_group_in_which_every_member_diverges_is_a_result(tiny, tmp_path):
     searched, examples = real(tiny, trials=2)
     searched = changed(searched, space={**FOUR, "hyper.learning_rate": Choice((1e30,))})
@@ -396,6 +446,8 @@ REFUSED = [
     ([*QUICK, "--hyper.learning_rat=1"], "'--hyper.learning_rate'"),
     ([*QUICK, "--sampler", "tp"], "did you mean 'tpe'"),
     ([*QUICK, "--trails", 3], "'--trials'"),
+    ([*QUICK, "--workdir", ""], "argument --workdir: is empty; name a folder"),
+    ([*QUICK, "--refine", ""], "argument --refine: is empty; name a folder"),
 ]
 
 

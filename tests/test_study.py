@@ -136,6 +136,30 @@ def test_a_trial_whose_worker_died_between_outcome_and_value_is_asked_again(tmp_
         assert two.trials()[0].state in ("lost", "running") and not two.is_done
 
 
+@pytest.mark.parametrize("where", SPACE)
+def test_a_trial_whose_worker_died_amid_its_draws_is_drawn_as_if_nothing_had_happened(tmp_path, monkeypatch, where):
+    suggest = jaxtrain.search.study._suggest
+
+    def killed(trial, name, member):
+        if trial.number in (3, 4) and name == where:
+            raise KeyboardInterrupt
+        suggest(trial, name, member)
+
+    with join(tmp_path / "unbroken") as one:
+        unbroken = [t.params for t in one.ask(12)]
+    monkeypatch.setattr(jaxtrain.search.study, "_suggest", killed)
+    with join(tmp_path / "s") as one:
+        first = one.ask(3)
+        run(one, first)
+    for _ in range(2):  # trial 3, and then 4, which repeats it
+        with pytest.raises(KeyboardInterrupt), join(tmp_path / "s") as one:
+            one.ask(1)
+    with join(tmp_path / "s") as two:
+        rest = two.ask(12)
+    assert [t.again for t in rest] == [4] + 8 * [None]
+    assert [t.params for t in first + rest] == unbroken
+
+
 def test_an_error_gives_trials_back_too(tmp_path):
     with pytest.raises(ZeroDivisionError), join(tmp_path / "s") as one:
         one.ask(2)

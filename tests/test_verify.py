@@ -8,7 +8,7 @@ import pytest
 
 import jaxtrain as jt
 from jaxtrain.checkpoint import Store
-from jaxtrain.errors import RequestError
+from jaxtrain.errors import NonFiniteError, RequestError
 from jaxtrain.types import Hyper
 from jaxtrain.verify import verify
 
@@ -83,7 +83,16 @@ def test_what_cannot_be_repeated_is_refused(tmp_path, tiny):
         verify(tmp_path, steps=0, data=data)
     with pytest.raises(RequestError, match="other data"):
         verify(tmp_path, data=jt.from_arrays(tiny[0] + 1, tiny[1]))
+    with pytest.raises(RequestError, match="only its beginning; there is nothing to repeat"):
+        verify(_stopped_at_once(tmp_path / "begun", data), data=data)
     for step in Store(tmp_path / "checkpoints", read_only=True).steps():
         shutil.rmtree(tmp_path / "checkpoints" / f"{step:08d}")
     with pytest.raises(RequestError, match="no checkpoint yet"):
         verify(tmp_path, data=data)
+
+
+def _stopped_at_once(folder, data):
+    """A run whose first chunk holds a NaN: its one checkpoint is of step 0."""
+    with pytest.raises(NonFiniteError):
+        jt.fit(jt.Linear(4), data, jt.Config(epochs=1, batch_size=16), Hyper(learning_rate=1e38), workdir=folder)
+    return folder

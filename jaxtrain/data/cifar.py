@@ -138,6 +138,8 @@ def _parse(path: Path, content: bytes) -> np.ndarray:
 def _records_from_pickle(path: Path, content: bytes) -> np.ndarray:
     batch = read_plain_pickle(path, content)
     try:
+        if not isinstance(batch, dict):
+            raise TypeError(f"it is a {type(batch).__name__}")
         data, labels = batch[b"data"], batch[b"labels"]
         if not isinstance(data, np.ndarray):
             raise TypeError(f"data is a {type(data).__name__}")

@@ -19,6 +19,10 @@ from jaxtrain.errors import WorldError
 
 TIMEOUT_SECONDS = 30.0
 
+STALE_SECONDS = 86400.0
+"""A part of a file to which nothing was written for so long is of a download that was killed; one that lives writes
+within TIMEOUT_SECONDS or ends. (Its process is no sign: it may be of another machine or container.)"""
+
 
 class _Refused(Exception):
     """One try at one mirror failed; `final` if another try there would fail too."""
@@ -33,7 +37,7 @@ def download(
     path: Path,
     *,
     md5: str,
-    size: int | None = None,
+    size: int,
     tries: int = 3,
     backoff_seconds: float = 1.0,
     report: Callable[[str], Any] = print,
@@ -45,7 +49,7 @@ def download(
 
     Args:
       md5: the published checksum. (It guards against damage; the readers compare SHA-256 of what they read.)
-      size: published size in bytes, if known.
+      size: published size in bytes; of an answer that is longer no more is written to the disk.
 
     Raises:
       WorldError: if no mirror gave it, with each one's reason; or if it cannot be written.
@@ -53,6 +57,7 @@ def download(
     reasons: dict[str, str] = {}
     refused: set[str] = set()
     report(f"downloading {path.name} to {path.parent}")
+    _remove_stale_parts(path)
     for attempt in range(tries):
         for url in (u for u in urls if u not in refused):
             try:
@@ -66,7 +71,15 @@ def download(
     raise WorldError(f"{path.name} could not be downloaded:{lines}")
 
 
-def _fetch(url: str, path: Path, md5: str, size: int | None) -> None:
+def _remove_stale_parts(path: Path) -> None:
+    """Remove what killed downloads of this file left beside it."""
+    with contextlib.suppress(OSError):
+        for part in path.parent.glob(f"{path.name}.*.part"):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
+
+
+def _fetch(url: str, path: Path, md5: str, size: int) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,36 +95,30 @@ def _fetch(url: str, path: Path, md5: str, size: int | None) -> None:
             part.unlink(missing_ok=True)
 
 
-def _receive(url: str, write: Callable[[bytes], Any], md5: str, size: int | None, name: str) -> None:
+def _receive(url: str, write: Callable[[bytes], Any], md5: str, size: int, name: str) -> None:
     """Give the body of `url` to `write`, piece by piece; raise _Refused unless size and checksum are right."""
     hasher, count, start = hashlib.md5(usedforsecurity=False), 0, b""
-    with _progress(name) as advance:
-        for piece, promised in _pieces(url):
-            expected = size if size is not None else promised
+    with _progress(name, size) as advance:
+        for piece in _pieces(url):
             start, count = start or piece[:16], count + len(piece)
+            if count > size:
+                raise _Refused(f"gave more than the {size} bytes expected; began {start!r}")
             hasher.update(piece)
             write(piece)
-            advance(len(piece), expected)
-            if size is not None and count > size:
-                raise _Refused(f"gave more than the {size} bytes expected; began {start!r}")
-            if expected is not None and not piece and count != expected:
-                raise _Refused(f"gave {count} bytes, expected {expected}; began {start!r}")
+            advance(len(piece))
+    if count != size:
+        raise _Refused(f"gave {count} bytes, expected {size}; began {start!r}")
     if hasher.hexdigest() != md5:
         raise _Refused(f"gave {count} bytes with MD5 {hasher.hexdigest()}, expected {md5}; began {start!r}")
 
 
-def _pieces(url: str) -> Iterator[tuple[bytes, int | None]]:
-    """The body in pieces, each with the length the server promised; the last one is empty."""
+def _pieces(url: str) -> Iterator[bytes]:
+    """The body in pieces."""
     request = urllib.request.Request(url, headers={"User-Agent": "jaxtrain"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-            length = response.headers.get("Content-Length")
-            promised = int(length) if length and length.isdigit() else None
-            while True:
-                piece = response.read(1 << 18)
-                yield piece, promised
-                if not piece:
-                    return
+            while piece := response.read(1 << 18):
+                yield piece
     except urllib.error.HTTPError as error:
         final = 400 <= error.code < 500 and error.code not in (408, 425, 429)  # those three mean "later"
         raise _Refused(f"answered {error.code} {error.reason}", final) from None
@@ -122,7 +129,7 @@ def _pieces(url: str) -> Iterator[tuple[bytes, int | None]]:
 
 
 @contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+def _progress(name: str, size: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -130,9 +137,5 @@ def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(name, total=None)
-
-        def advance(num_bytes: int, total: int | None) -> None:
-            progress.update(bar, advance=num_bytes, total=total)
-
-        yield advance
+        bar = progress.add_task(name, total=size)
+        yield lambda num_bytes: progress.update(bar, advance=num_bytes)

@@ -5,7 +5,6 @@ them, so the compiled programs do not know which they were given, and the number
 no iterator whose state could be lost; what a chunk holds is a function of (key, epoch, step).
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxtrain.data.arrays import Arrays, Data, compiled_order, compiled_orders, put
+from jaxtrain.data.memory import host_memory
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Array
 
@@ -90,9 +90,7 @@ def memory_left(device: Any) -> int | None:
     """Bytes free on an accelerator, None where it does not say; on a CPU all of the machine's, the host's memory."""
     if stats := device.memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
-    if device.platform == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return host_memory() if device.platform == "cpu" else None
 
 
 class Resident:

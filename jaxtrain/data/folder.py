@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.data.idx import first_bytes
+from jaxtrain.data.memory import check_fits
 from jaxtrain.errors import RequestError, WorldError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -34,6 +35,9 @@ _NO_NPZ = (
     *(ValueError, KeyError, RuntimeError, OverflowError, TypeError, AttributeError, IndexError),
 )
 """What NumPy raises for a header that makes no sense: it parses it as a Python literal and believes its lengths."""
+
+NPZ_ARRAYS = ("image", "label", "x_train", "y_train", "x_test", "y_test", "class_names")
+"""What is read of an .npz file; others may be in it."""
 
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 
@@ -52,19 +56,20 @@ def read_npz(path: Path) -> Source:
     """Arrays of an .npz file: image and label, or x_train and y_train; x_test, y_test and class_names if there.
 
     Raises:
-      WorldError: if the file is missing, damaged or no .npz file.
+      WorldError: if the file is missing, damaged, no .npz file, or more than the memory holds.
       RequestError: if it lacks the arrays, or holds Python objects (which only a pickle could read).
     """
     try:
         with path.open("rb") as file:  # opened here, for NumPy leaves a file open that it refuses
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
+            if file.read(6) == b"\x93NUMPY":  # looked at here, for NumPy would read all of it
                 raise RequestError(f"{path} is a single array; expected an .npz file, as numpy.savez writes it")
-            with loaded as arrays:
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                _check_members(path, arrays.zip.infolist())
                 return _npz_source(path, arrays)
     except FileNotFoundError:
         raise WorldError(f"there is no file {path}; give data.path an .npz file") from None
-    except RequestError:  # a ValueError too
+    except (RequestError, WorldError):  # a ValueError and a RuntimeError
         raise
     except _NO_NPZ as error:
         if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
@@ -73,6 +78,15 @@ def read_npz(path: Path) -> Source:
         raise WorldError(f"{path} is damaged or no .npz file ({why:.200}); write it again with numpy.savez") from None
     except OSError as error:
         raise WorldError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise a WorldError unless what will be read has a bound, and fits into the memory."""
+    read = [member for member in members if member.filename.removesuffix(".npy") in NPZ_ARRAYS]
+    # Of bzip2 and LZMA Python unpacks a kilobyte into gigabytes at once, whatever size the archive's directory says.
+    if other := [m for m in read if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
+        raise WorldError(f"{path}: {other[0].filename} is not packed as numpy.savez does it; write the file with that")
+    check_fits(path, sum(member.file_size for member in read))
 
 
 def _npz_source(path: Path, arrays: Any) -> Source:

@@ -17,6 +17,10 @@ from jaxtrain.errors import WorldError
 MAGIC = {1: 2049, 3: 2051}
 """First four bytes by number of axes: 0, 0, 8 (unsigned bytes), axes."""
 
+LARGEST = 1 << 30
+"""Bytes of content, whatever a header says. MNIST's have 47 MB, the largest of EMNIST, in the same form, 547 MB; in
+gzip, which packs zeros a thousandfold, a file of 10 MB can hold 10 GB."""
+
 
 def read_idx(path: Path, ndim: int) -> tuple[np.ndarray, str]:
     """The array of an IDX file of unsigned bytes, and the SHA-256 of its uncompressed content.
@@ -26,7 +30,8 @@ def read_idx(path: Path, ndim: int) -> tuple[np.ndarray, str]:
       ndim: 3 for images [N, H, W], 1 for labels [N].
 
     Raises:
-      WorldError: for a file that is missing, truncated, damaged, or something else; names it and its first bytes.
+      WorldError: for a file that is missing, truncated, damaged, too large, or something else; names it and its first
+        bytes.
 
     References:
       http://yann.lecun.com/exdb/mnist/
@@ -42,6 +47,9 @@ def read_idx(path: Path, ndim: int) -> tuple[np.ndarray, str]:
                 raise damaged(path, header[:16] if file is not raw else start, expected)
             shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
             num_bytes = int(np.prod(shape, dtype=object))
+            says = f"{path}: its header says {' x '.join(map(str, shape))} = {num_bytes} bytes"
+            if num_bytes > LARGEST:
+                raise WorldError(f"{says}; at most {LARGEST} are read: delete it and fetch it again")
             body = read_at_most(file, num_bytes + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise WorldError(f"{path} is damaged or cut short ({error}); delete it and fetch it again") from None
@@ -49,10 +57,7 @@ def read_idx(path: Path, ndim: int) -> tuple[np.ndarray, str]:
         raise WorldError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(body) != num_bytes:
         found = f"{len(body)} bytes" if len(body) < num_bytes else "more"
-        raise WorldError(
-            f"{path}: its header says {' x '.join(map(str, shape))} = {num_bytes} bytes and {found} follow;"
-            " delete it and fetch it again"
-        )
+        raise WorldError(f"{says} and {found} follow; delete it and fetch it again")
     sha = hashlib.sha256(header)
     sha.update(body)
     return np.frombuffer(body, np.uint8).reshape(shape), sha.hexdigest()

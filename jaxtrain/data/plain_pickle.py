@@ -16,6 +16,9 @@ import numpy as np
 
 from jaxtrain.errors import WorldError
 
+MOST_INSTRUCTIONS = 1 << 18
+"""Each of one byte can make a list of 56. A published batch has 30,098, three for each of its examples."""
+
 
 def read_plain_pickle(path: Path, content: bytes) -> Any:
     """The object pickled in `content`; byte strings of Python 2 stay bytes, arrays are u8.
@@ -25,7 +28,9 @@ def read_plain_pickle(path: Path, content: bytes) -> Any:
     """
     machine = _Machine()
     try:
-        for instruction, argument, _ in pickletools.genops(content):
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+            if count == MOST_INSTRUCTIONS:
+                raise _NotPlain(f"more than {MOST_INSTRUCTIONS} instructions")
             machine.follow(instruction.name, argument)
         return _plain(machine.stack.pop())
     except (_NotPlain, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:

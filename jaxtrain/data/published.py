@@ -62,7 +62,8 @@ IDX_SETS = {
     ),
 }
 
-# Neither this mirror nor the archives' own MD5s could be tried; the six batches in them were (`cifar.SHA256`).
+# Neither this mirror nor the archive's own size and MD5 could be tried; the six batches in it were (`cifar.SHA256`).
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_SIZE = 170052171
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)

@@ -20,7 +20,7 @@ from jaxtrain.data.digits import digits, digits_28
 from jaxtrain.data.download import download
 from jaxtrain.data.folder import MAX_SIDE, Source, read_folder, read_npz
 from jaxtrain.data.idx import read_idx
-from jaxtrain.data.published import CIFAR10_ARCHIVE, CIFAR10_MD5, CIFAR10_MIRRORS, IDX_SETS
+from jaxtrain.data.published import CIFAR10_ARCHIVE, CIFAR10_MD5, CIFAR10_MIRRORS, CIFAR10_SIZE, IDX_SETS
 from jaxtrain.errors import RequestError, WorldError
 
 Report = Callable[[str], Any]
@@ -167,7 +167,8 @@ def _describe(folder: Path) -> str:
 def _download(name: str, folder: Path, report: Report) -> Path:
     if name == "cifar10":
         archive = folder / CIFAR10_ARCHIVE
-        download([m + CIFAR10_ARCHIVE for m in CIFAR10_MIRRORS], archive, md5=CIFAR10_MD5, report=report)
+        urls = [mirror + CIFAR10_ARCHIVE for mirror in CIFAR10_MIRRORS]
+        download(urls, archive, md5=CIFAR10_MD5, size=CIFAR10_SIZE, report=report)
         return archive
     for file in IDX_SETS[name].files:
         if _find_idx(folder, file.name) is None:

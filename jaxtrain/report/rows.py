@@ -141,7 +141,7 @@ def machine(facts: Facts) -> list[Line]:
     lines: list[tuple[str, Any]] = [
         ("date", made.get("date")),
         ("seeds", words.seed_list((*facts.seeds, *facts.diverged))),
-        ("started from", made.get("init_from")),
+        ("started from", words.origin(made.get("init_from"))),
         ("resumed", words.times(len(made.get("earlier", [])))),
         ("commit", f"{git['commit']}{dirty}" if git else None),
         ("device", device if made else None),

@@ -6,7 +6,8 @@ diagnosis; what stands here is what was measured, beside what it has to beat.
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtrain.report.facts import Facts, Score
 from jaxtrain.report.mistakes import Confused, Mistakes
@@ -210,6 +211,11 @@ def often(pair: Confused) -> str:
 def times(count: int) -> str:
     """Once, twice, 7 times; "" for never."""
     return {0: "", 1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+def origin(stored: Mapping[str, Any] | None) -> str:
+    """Whose weights a run began with; "" for its own."""
+    return "" if stored is None else stored["folder"] or "the weights of a run without a folder"
 
 
 def repeat_command(facts: Facts) -> str:

@@ -19,7 +19,7 @@ from jaxtrain.data import Data, load_data
 from jaxtrain.errors import NonFiniteError
 from jaxtrain.files import write_json
 from jaxtrain.finish import unscored, write_result
-from jaxtrain.folder import MAY_DIFFER, default_folder
+from jaxtrain.folder import MAY_DIFFER, default_folder, read_json
 from jaxtrain.layout import Parallel, plan
 from jaxtrain.log import Log, Logs
 from jaxtrain.members import Group, make_group
@@ -208,28 +208,46 @@ def _tell(job: _Job, study: Study, end: End) -> None:
 
 
 def _conclude(job: _Job, trials: Sequence[Trial], done: bool) -> SearchResult:
-    """Write what was found, and once all trials have ended train the winner. One worker does it."""
-    search, goal = job.search, job.goal
-    summary: dict[str, Any] = {**sum_up(search, trials, goal), "done": done, "winner": None}
-    result = SearchResult(job.folder, search, trials, summary)
-    with alone(job.folder / "results.lock") as held:
-        if not held:
+    """Write what was found, and once all trials have ended train the winner. One worker does it.
+
+    Who has seen the last trial end waits for one that writes: it may have been stopped before, and train no winner.
+    """
+    summary: dict[str, Any] = {**sum_up(job.search, trials, job.goal), "done": done, "winner": None}
+    result = SearchResult(job.folder, job.search, trials, summary)
+    while True:
+        with alone(job.folder / "results.lock") as held:
+            if held:
+                if done or not _is_concluded(job.folder, summary):  # who was stopped may come here last
+                    _write_results(job, result, summary)
+                return result
+        if not done or _is_concluded(job.folder, summary) or job.stop():
             job.terminal.say(f"another worker writes the results into {job.folder}")
             return result
-        write_findings(job.folder, search, trials, goal, summary)
-        show(job.terminal, search, summary, goal)
-        if done and not summary["best"]:
-            raise NonFiniteError(f"all {search.trials} trials diverged; search lower rates (hyper.learning_rate)")
-        if done and search.winner_seeds:
-            best = summary["best"][0]
-            job.terminal.say(f"the winner, trial {best['number']}, over {search.winner_seeds} seeds that no trial had:")
-            options: dict[str, Any] = {"data": job.given, "task": job.task, "stop": job.stop}
-            summary["winner"] = train_winner(
-                job.folder, best, result.best, search.winner_seeds, fit=job.training.fit, **options
-            )
-            write_json(job.folder / "search.json", summary)
-            show_winner(job.terminal, summary["winner"], job.folder)
-    return result
+        time.sleep(POLL_SECONDS)
+
+
+def _is_concluded(folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Whether another worker has written the results of all these trials, of which it then trains the winner."""
+    written = read_json(folder / "search.json") or {}
+    return bool(written.get("done")) and written.get("num_trials", 0) >= summary["num_trials"]
+
+
+def _write_results(job: _Job, result: SearchResult, summary: dict[str, Any]) -> None:
+    """The files of the search, then the winner, whose result is added to `summary`."""
+    search, goal, done = job.search, job.goal, summary["done"]
+    write_findings(job.folder, search, result.trials, goal, summary)
+    show(job.terminal, search, summary, goal)
+    if done and not summary["best"]:
+        raise NonFiniteError(f"all {search.trials} trials diverged; search lower rates (hyper.learning_rate)")
+    if done and search.winner_seeds:
+        best = summary["best"][0]
+        job.terminal.say(f"the winner, trial {best['number']}, over {search.winner_seeds} seeds that no trial had:")
+        options: dict[str, Any] = {"data": job.given, "task": job.task, "stop": job.stop}
+        summary["winner"] = train_winner(
+            job.folder, best, result.best, search.winner_seeds, fit=job.training.fit, **options
+        )
+        write_json(job.folder / "search.json", summary)
+        show_winner(job.terminal, summary["winner"], job.folder)
 
 
 def _describe(search: Search, goal: Goal, data: Data) -> dict[str, Any]:

@@ -179,9 +179,7 @@ class Study:
                 return None
             self._first = trial.number if self._first is None else self._first
             # Set between `ask` and the first suggestion: the number is known, and nothing is drawn yet.
-            # By its place among those that repeat none: what is lost does not move the draws of what comes after.
-            place = sum(other.again is None for other in self.trials()[: trial.number])
-            self._study.sampler = _sampler(self.search, place, self._first)
+            self._study.sampler = _sampler(self.search, _place(self.trials(), trial.number), self._first)
             for name, member in self.search.space.items():
                 _suggest(trial, name, member)
         return self.trials()[trial.number]
@@ -216,7 +214,8 @@ class Study:
     def _repeat_lost(self) -> None:
         """Queue lost trials, also those of a worker that died before it came to this."""
         for trial in _unrepeated(self.trials()):
-            values = dict(trial.params)
+            # Of incomplete draws none is kept: what is given is not drawn, and the rest would come out otherwise.
+            values = dict(trial.params) if self.search.space.keys() <= trial.params.keys() else {}
             self._study.enqueue_trial(values, user_attrs={"again": trial.number, "asked": values})
 
     @contextlib.contextmanager
@@ -246,6 +245,17 @@ def _check_same(study: "optuna.Study", described: dict[str, Any], may_differ: Co
 def _num_asked(trials: Sequence[Trial]) -> int:
     """How many of the search's trials have been given out; one that was lost and repeated is one."""
     return sum(trial.again is None and trial.state != "surplus" for trial in trials)
+
+
+def _place(trials: Sequence[Trial], number: int) -> int:
+    """A trial's place among those that repeat none, one that repeats another being in the place of that.
+
+    By this and not by the number: what is lost does not move the draws of what comes after.
+    """
+    again = trials[number].again
+    if again is not None:
+        return _place(trials, again)
+    return sum(other.again is None for other in trials[:number])
 
 
 def _repeated(trials: Sequence[Trial]) -> set[int | None]:
@@ -288,15 +298,15 @@ def _suggest(trial: "optuna.Trial", name: str, member: Range | Choice) -> Any:
     return trial.suggest_float(name, member.low, member.high, log=member.log)
 
 
-def _sampler(search: Search, number: int, first: int) -> Any:
-    """The sampler of one trial. Draws are derived and not carried: from the search's seed and the trial's number.
+def _sampler(search: Search, place: int, first: int) -> Any:
+    """The sampler of one trial. Draws are derived and not carried: from the search's seed and the trial's place.
 
     So no two workers draw the same, and one worker or ten draw the same random trials. A low-discrepancy sequence is
     one only as a whole, so each worker has its own, named by the first trial that it asked.
     """
     from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 
-    seed, sequence = (int(np.random.SeedSequence([search.seed, n]).generate_state(1)[0]) for n in (number, first))
+    seed, sequence = (int(np.random.SeedSequence([search.seed, n]).generate_state(1)[0]) for n in (place, first))
     if callable(search.sampler):
         return search.sampler(seed)
     if search.sampler == "tpe":

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtrain.config import Experiment
 from jaxtrain.data import Data
 from jaxtrain.files import write_json
-from jaxtrain.folder import read_json
+from jaxtrain.folder import read_config, read_json
 from jaxtrain.types import Task
 
 
@@ -50,16 +50,18 @@ def train_winner(
         write_json(note, wanted)
     elif "interval" in before:
         return before
+    stored = read_config(place)
     run = fit(
         experiment.model,
         experiment.data if data is None else data,
         experiment.config,
         experiment.hyper,
         seeds=seeds,
-        parallel=experiment.parallel,
+        # A search may go on with another one, a run may not: it keeps the one that it began with.
+        parallel=(stored or {}).get("parallel", experiment.parallel),
         task=task,
         workdir=place,
-        resume=(place / "config.json").exists(),
+        resume=stored is not None,
         quiet=True,
         stop=stop,
     )

@@ -57,7 +57,8 @@ class Worker:
 class Heartbeat:
     """Calls `beat(count)` with a growing count, now and every few seconds, from a thread, until closed.
 
-    `beat` answers whether it succeeded; one that did not is made up for by the next.
+    `beat` passes over its own failures: an error would end the thread, and a beat that is missing is made up for by
+    the next.
     """
 
     def __init__(self, beat: Callable[[int], None], every: float = BEAT_SECONDS):

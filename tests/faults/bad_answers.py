@@ -93,10 +93,10 @@ def row_of(table: Mapping[str, Row], case: int) -> tuple[str, Row]:
     return list(table.items())[order[case % len(table)]]
 
 
-def trained(folder: Path, hidden: int = 8) -> Any:
+def trained(folder: Path, hidden: int = 8, seed: int = 0) -> Any:
     """A run of a small network on the digits, with nothing that takes long."""
     with pytest.MonkeyPatch.context() as patch:  # as tests/conftest.py has it for each test
         patch.setattr("jaxtrain.log.Logs.wants_looks", False)
         patch.setattr("jaxtrain.job.log_graphs", lambda *_: None)
         model = jt.MLP(hidden=(hidden,))
-        return jt.fit(model, DIGITS.data, DIGITS.config, workdir=folder, quiet=True, report=False)
+        return jt.fit(model, DIGITS.data, DIGITS.config, seed=seed, workdir=folder, quiet=True, report=False)

@@ -318,6 +318,8 @@ def hostile_pickles(canary: Path) -> list[bytes]:
         pairs + b"cnumpy\ndtype\nh\x3c\x85R.",
         pairs + b"}h\x3cK\x01s.",
         pairs + b"}(U\x04dataK\x01U\x06labelsh\x3cu.",
+        pickle.dumps(np.zeros(3, np.uint8), 3),
+        b"\x80\x02" + b"]" * (60 << 20) + b".",
         b"\x80\x02.",
         b"\x80",
     ]

@@ -57,6 +57,11 @@ def _make_folder(name: str) -> Callable[[Path], Any]:
     return lambda run: ((run / name).unlink(), (run / name).mkdir())
 
 
+def _damage_first_line(run: Path) -> None:
+    content = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(content.replace(b'"', b"", 1))
+
+
 LOADS, READS, RESUMES = ("evaluate", "predict", "report", "init"), ("compare", "reports"), ("resume",)
 DAMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "missing": (shutil.rmtree, LOADS + READS + RESUMES),
@@ -90,6 +95,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "manifest cut": (_halve("manifest.json"), ("report", "resume")),
     "manifest text": (_rewrite("manifest.json", b'"x"'), ("report", "resume")),
+    "manifest missing": (lambda run: (run / "manifest.json").unlink(), RESUMES),
+    "manifest of nothing": (_rewrite("manifest.json", b"{}"), RESUMES),
+    "manifest of strange members": (_edit("manifest.json", members={"width": 0}), RESUMES),
+    "manifest of a strange origin": (_edit("manifest.json", init_from=3), RESUMES),
+    "metrics damaged": (_damage_first_line, (*LOADS[:3], *RESUMES)),
     "manifest of other data": (_edit("manifest.json", data={"sha256": "0" * 64}), RESUMES),
     "metrics a folder": (_make_folder("metrics.jsonl"), ("evaluate", "report", "resume")),
     "checkpoints a file": (
@@ -171,13 +181,22 @@ def _state(run: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in files}
 
 
-def test_a_checkpoint_of_another_network_is_not_resumed_from(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"hidden": 9}, "f32[8], the config wants f32[9]"),
+        ({"seed": 1}, "are of seeds [0], this run is of [1]"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_not_resumed_from(
+    finished: Path, tmp_path: Path, other: dict[str, int], said: str
+) -> None:
     run = tmp_path / "other"
-    trained(run, hidden=9)
+    trained(run, **other)
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(finished / "checkpoints", run / "checkpoints")
     error = refusal(lambda: script("train", "--resume", "--workdir", str(run), "--epochs=2", *BARE))
-    assert isinstance(error, RequestError) and "f32[8], the config wants f32[9]" in str(error)
+    assert isinstance(error, RequestError) and said in str(error)
 
 
 # ---- real processes

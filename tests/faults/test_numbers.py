@@ -97,6 +97,18 @@ def test_stop_names_the_step_and_the_layer_and_the_newest_checkpoint_is_good(dat
         fit(data, workdir=tmp_path, resume=True)
 
 
+def test_a_nan_whose_cause_cannot_be_sought_is_told_and_the_state_before_it_kept(data, tmp_path, monkeypatch, capsys):
+    def full(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    monkeypatch.setattr("jaxtrain.train.find_cause", full)
+    with pytest.raises(NonFiniteError, match="the loss or a weight became NaN or infinite between steps"):
+        fit(data, workdir=tmp_path)
+    assert "could not be repeated: JaxRuntimeError: RESOURCE_EXHAUSTED" in capsys.readouterr().out
+    with Store(tmp_path / "checkpoints", read_only=True) as store:
+        assert 0 <= max(store.steps()) <= poisoned_steps(data)[0]
+
+
 @numbers
 @pytest.mark.parametrize("parallel", ["loop", "vmap"])
 def test_mark_leaves_one_member_behind_and_the_others_are_bit_for_bit_undisturbed(data, parallel):

@@ -90,7 +90,7 @@ def test_a_stopped_run_has_lost_no_step_and_ends_as_one_that_was_not(case, tmp_p
     assert "Traceback" not in child.text, child.text
     stopped = not (folder / "summary.json").exists()  # else it was done before the signal came
     assert status == (STATUS[number] if stopped else 0), child.text
-    assert seconds < 5
+    assert seconds < 30  # what schedulers wait before they kill; how long it took is in the table
     step, told = newest(folder), shown(folder)
     if stopped:
         assert told <= step < told + LOG_EVERY
