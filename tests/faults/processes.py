@@ -37,6 +37,8 @@ IMPORTED = (
     "sklearn.datasets",
 )
 """What a run imports sooner or later."""
+DRAWN = tuple(f"jaxtrain.plots:{name}" for name in ("curves", "member_curves", "ensemble_figure", "trials_figure"))
+"""What takes a second or two at the end of each run, and is compared with nothing."""
 LONGEST = 600
 """Seconds after which a process ends in any case, should the tests have died before it."""
 
@@ -98,9 +100,9 @@ class Server:
         )
 
     def script(self, name: str, *args: Any, cwd: Path, without: Sequence[str] = ()) -> Child:
-        """Start scripts/NAME.py with these arguments in a folder; `without`: functions that shall do nothing."""
+        """Start scripts/NAME.py with these arguments in a folder; `without`: more functions that do nothing."""
         path = str(ROOT / "scripts" / f"{name}.py")
-        return self._start({"script": path, "args": [path, *map(str, args)], "without": list(without)}, cwd)
+        return self._start({"script": path, "args": [path, *map(str, args)], "without": [*DRAWN, *without]}, cwd)
 
     def call(self, function: str, *args: Any, cwd: Path) -> Child:
         """Start `module:function` of this folder with these arguments, strings all."""

@@ -1,10 +1,7 @@
 """NaN and infinity: what the config says is done, nothing else is touched, and the last good checkpoint stands."""
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import server
 
 import jaxtrain as jt
 from jaxtrain.checkpoint import Store
@@ -185,12 +183,11 @@ def test_skip_ends_after_ten_in_a_row_wherever_chunks_fall(data):
 @pytest.mark.parametrize("members", [1, 3])
 def test_a_huge_rate_is_exit_status_3_and_one_message(tmp_path, members):
     flags = [f"--members={members}"] if members > 1 else []
-    command = [sys.executable, "scripts/train.py", "--config", "configs/digits.py", "--hyper.learning_rate=1e30"]
-    command += ["--workdir", str(tmp_path / "run"), "--epochs=2", "--quiet", "--no-report", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 3, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "Traceback" not in done.stderr
+    command = ["--config", ROOT / "configs/digits.py", "--hyper.learning_rate=1e30", "--workdir", "run", "--epochs=2"]
+    status, text = server().script("train", *command, "--quiet", "--no-report", *flags, cwd=tmp_path).end()
+    assert status == 3, text
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in text
     assert re.search(r"step \d+ \(epoch 0\) gave NaN|members diverged", errors[0])
     assert not (tmp_path / "run" / "summary.json").exists() or members > 1
 
