@@ -90,7 +90,8 @@ class Program:
     finite: Callable[[TrainState], Array]
 
 
-@functools.lru_cache(maxsize=64)
+# On a CPU a program has some thousand memory maps, of which Linux grants a process 65,530; beyond, XLA crashes.
+@functools.lru_cache(maxsize=24)
 def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
     """The programs of `setting`, made once in a process.
 

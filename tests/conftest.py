@@ -9,6 +9,21 @@ import jax
 import numpy as np
 import pytest
 
+MOST_MAPS = 20_000
+"""Memory maps of a process, of which Linux grants 65,530 and a compiled program takes a hundred: without one more, XLA
+crashes."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also the many cases that repeat on others what few show")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # A [B] against a [B, 1] broadcasts to [B, B] without a word; here it raises.
@@ -27,6 +42,15 @@ def _share_compiled_programs(config: pytest.Config) -> None:
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def few_maps() -> Iterator[None]:
+    """Drops what is compiled before it is too much; programs that come again are read from the cache on the disk."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

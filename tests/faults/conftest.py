@@ -8,10 +8,6 @@ goes into `record_property`, and from there into the table of the suite.
 import pytest
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="try all cases of each fault, not the few of a quick run")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "faults(title, ci, full): cases of a fault, in a quick run and in a full one")
 
@@ -19,7 +15,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("faults")
     if marker is not None and "case" in metafunc.fixturenames:
-        count = marker.kwargs["full" if metafunc.config.getoption("--full", False) else "ci"]
+        count = marker.kwargs["full" if metafunc.config.getoption("--full") else "ci"]
         metafunc.parametrize("case", range(count))
 
 
