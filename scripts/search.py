@@ -75,8 +75,7 @@ def main(args: list[str]) -> int:
     flags, rest = parser.parse_known_args(args)
 
     search = read_search(parser, flags, rest)
-    refined_from = flags.refine and flags.refine.resolve()  # "." has no name
-    workdir = flags.workdir or (refined_from and refined_from.with_name(f"{refined_from.name}-refined"))
+    workdir = flags.workdir or (flags.refine and beside(flags.refine))
     prepare(members=search.trials)
     with StopRequest(flags.preempt_after) as stop:
         run_search(
@@ -88,6 +87,12 @@ def main(args: list[str]) -> int:
             stop=stop,
         )
     return stop.exit_status if stop.received else 0
+
+
+def beside(folder: Path) -> Path:
+    """FOLDER-refined, where nothing else is asked for."""
+    named = folder if folder.name else folder.resolve()  # "." has no name
+    return named.with_name(f"{named.name}-refined")
 
 
 def read_search(parser: argparse.ArgumentParser, flags: argparse.Namespace, rest: list[str]) -> Search:

@@ -97,8 +97,11 @@ SLICES = {  # validation accuracy after a short run, with room for the seed
 }
 
 
+LONG = {"fashion_mnist:cnn", "cifar10"}  # of the networks and the data there are others, and a test of one batch
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLICES)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.full if x in LONG else ()) for x in SLICES])
 def test_one_epoch_of_the_others_learns(real_data, name):
     changes, bar = SLICES[name]
     assert fit_real(name, **changes).val.accuracy >= bar

@@ -70,6 +70,10 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def full(*values):
+    return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.full])
+
+
 def silent():
     return Logs(Log(None, Terminal(quiet=True)))
 
@@ -140,7 +144,7 @@ def test_members_on_several_devices_do_not_know_their_place_either(digits):
 
 
 @pytest.mark.parametrize(
-    ("net", "devices"), [("mlp", 1), slow("mlp", 2), slow("cnn", 1), slow("cnn", 2), slow("resnet", 1)]
+    ("net", "devices"), [("mlp", 1), slow("mlp", 2), slow("cnn", 1), full("cnn", 2), full("resnet", 1)]
 )
 def test_stacked_members_are_the_single_runs_up_to_rounding(noisy, net, devices):
     # A pixel that is the same in every image is a bias before BatchNorm: its gradient is rounding noise, which Adam

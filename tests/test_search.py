@@ -4,6 +4,7 @@ but in the tests that say so."""
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -438,6 +439,13 @@ def test_the_script_searches_and_its_best_config_trains(tmp_path):
     assert (best.config.batch_size, best.config.epochs) == (100, 2) and best.hyper.l2 is not None
     status, out, err = script(*flags, "--refine", "s", "--trials", 2, "--winner-seeds", 0, cwd=tmp_path)
     assert status == 0 and out.startswith("search folder: s-refined"), err
+
+
+def test_a_refinement_lies_beside_what_it_refines(tmp_path, monkeypatch):
+    beside = runpy.run_path(str(ROOT / "scripts" / "search.py"))["beside"]
+    monkeypatch.chdir(tmp_path)
+    assert beside(Path("a/s")) == Path("a/s-refined")
+    assert beside(Path()) == tmp_path.with_name(f"{tmp_path.name}-refined")
 
 
 REFUSED = [

@@ -102,7 +102,7 @@ class Server:
     def script(self, name: str, *args: Any, cwd: Path, without: Sequence[str] = ()) -> Child:
         """Start scripts/NAME.py with these arguments in a folder; `without`: more functions that do nothing."""
         path = str(ROOT / "scripts" / f"{name}.py")
-        return self._start({"script": path, "args": [path, *map(str, args)], "without": [*DRAWN, *without]}, cwd)
+        return self._start({"script": path, "args": [path, *map(str, args)], "without": list(without)}, cwd)
 
     def call(self, function: str, *args: Any, cwd: Path) -> Child:
         """Start `module:function` of this folder with these arguments, strings all."""
@@ -111,7 +111,7 @@ class Server:
     def _start(self, what: Mapping[str, Any], cwd: Path) -> Child:
         output = cwd / f"output-{time.monotonic_ns()}.txt"
         output.touch()
-        self.write({**what, "cwd": str(cwd), "output": str(output)})
+        self.write({**what, "cwd": str(cwd), "output": str(output), "without": [*DRAWN, *what.get("without", ())]})
         if not self.has_answer(300):
             raise TimeoutError("the server of processes does not answer")
         pid = self._read()
@@ -200,7 +200,7 @@ def _be(request: Mapping[str, Any]) -> None:
     signal.alarm(LONGEST)
     os.chdir(request["cwd"])
     sys.argv = request["args"]
-    for function in request.get("without", ()):
+    for function in request["without"]:
         module, _, name = function.partition(":")
         setattr(importlib.import_module(module), name, lambda *args, **options: None)
     if "script" in request:

@@ -210,16 +210,16 @@ AILING = HEALTHY_STEPS + MAX_BAD_STEPS // 2
 ENDED = HEALTHY_STEPS + MAX_BAD_STEPS + 3
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Runs]:
+@pytest.fixture(scope="module", params=["loop", "vmap"])
+def members(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[int, Runs]:
     """Steps done when it was stopped -> the run."""
-    root = tmp_path_factory.mktemp("members")
+    root = tmp_path_factory.mktemp(request.param)
     experiment: dict[str, Any] = {
         "model": Ailing(),
         "data": noise(),
         "config": jt.Config(epochs=7, batch_size=32, nonfinite="skip", log_every_steps=4, checkpoint_every_seconds=1e6),
         "seeds": (2, 3),  # the first ails
-        "parallel": "loop",
+        "parallel": request.param,
     }
     with single_steps():
         whole = fit(**experiment, workdir=root / "whole")
