@@ -153,6 +153,11 @@ class Group:
             list(pool.map(work, places.values()))
         return [done[id(lane)] for lane in chosen]
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether its stack has places over, that all devices may have as many."""
+        return self.lanes[0].stacked and self.layout.slots > len(self.members)
+
     def select(self, indices: Sequence[int]) -> "Group":
         """A narrower group of these members, as they are now; `self` is used up.
 

@@ -90,7 +90,7 @@ class Program:
     finite: Callable[[TrainState], Array]
 
 
-# On a CPU a program has some thousand memory maps, of which Linux grants a process 65,530; beyond, XLA crashes.
+# On a CPU what is compiled of a setting has some thousand memory maps; beyond 65,530, Linux's default, XLA crashes.
 @functools.lru_cache(maxsize=24)
 def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
     """The programs of `setting`, made once in a process.

@@ -57,15 +57,14 @@ def fetch(tree: PyTree) -> PyTree:
 def checkpoint_tree(group: Group) -> PyTree:
     """The arrays of a checkpoint, lane by lane; of a stack its members', for on other devices it has other slots."""
     tree = {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
-    width, slots = len(group.members), group.layout.slots
-    return jax.tree.map(lambda x: x[:width], tree) if group.lanes[0].stacked and slots > width else tree
+    width = len(group.members)
+    return jax.tree.map(lambda x: x[:width], tree) if group.is_padded else tree
 
 
 def take_up(group: Group, tree: PyTree) -> None:
     """Bring `group` to what a `checkpoint_tree` holds: its arrays, its step, and who has stopped."""
-    width, slots = len(group.members), group.layout.slots
-    if group.lanes[0].stacked and slots > width:  # the places over repeat the last member, as they began
-        place = jnp.minimum(jnp.arange(slots), width - 1)
+    if group.is_padded:  # the places over repeat the last member, as they began
+        place = jnp.minimum(jnp.arange(group.layout.slots), len(group.members) - 1)
         tree = jax.tree.map(lambda x: x[place], tree)
     for number, lane in enumerate(group.lanes):
         lane.state, lane.sums, lane.best = (lane.put(tree[name][number]) for name in ("state", "sums", "best"))
@@ -151,7 +150,7 @@ def train(
         with annotation:
             group.each_lane(functools.partial(_advance, epoch=epoch, start=done, num_steps=count), lanes)
         spent = time.perf_counter() - now
-        _keep_stopped(group)
+        _keep_stopped(group, advanced=True)
         group.step += count
         trace.end(group.step)
         timing.train += spent
@@ -366,14 +365,14 @@ def _note_stopped(group: Group) -> None:
         lane.held = jax.tree.map(jnp.copy, lane.state)
 
 
-def _keep_stopped(group: Group) -> None:
-    """Put the stopped members of a stack back, after whatever was computed in their places."""
+def _keep_stopped(group: Group, *, advanced: bool = False) -> None:
+    """Put the stopped members of a stack back, after whatever was computed in their places; `advanced`: steps."""
     lane = group.lanes[0]
     if lane.held is not None:
         ((_, mask),) = _masks(group, set(range(len(group.members))) - set(group.running))
         lane.state = lane.program.hold(mask, lane.held, lane.state)
-        # Otherwise they would depend on where the chunks end, and be in the checkpoints.
-        lane.sums = lane.program.hold(mask, jax.tree.map(jnp.zeros_like, lane.sums), lane.sums)
+        if advanced:  # otherwise they would depend on where the chunks end, and be in the checkpoints
+            lane.sums = lane.program.hold(mask, jax.tree.map(jnp.zeros_like, lane.sums), lane.sums)
 
 
 def _masks(group: Group, indices: Iterable[int]) -> list[tuple[Lane, Any]]:

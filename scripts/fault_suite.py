@@ -11,6 +11,7 @@ name, which is printed. Needs a checkout and the dev extra. Exit status: 0 every
 
 import datetime
 import importlib.util
+import shlex
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -75,7 +76,8 @@ def main(args: list[str]) -> int:
     started, tally = datetime.datetime.now(datetime.UTC), Tally()
     status = pytest.main(options, plugins=[tally])
     minutes = (datetime.datetime.now(datetime.UTC) - started).total_seconds() / 60
-    table = as_markdown(tally, started, minutes, quick=flags.quick, workers=flags.workers)
+    chosen = (" --quick" if flags.quick else "") + (f" --only {shlex.quote(flags.only)}" if flags.only else "")
+    table = as_markdown(tally, started, minutes, chosen=chosen, workers=flags.workers)
     print("\n" + table)
     for name in tally.failed:
         print(f"failed: {name}")
@@ -84,11 +86,11 @@ def main(args: list[str]) -> int:
     return 0 if status == 0 else 1
 
 
-def as_markdown(tally: Tally, started: datetime.datetime, minutes: float, *, quick: bool, workers: int) -> str:
+def as_markdown(tally: Tally, started: datetime.datetime, minutes: float, *, chosen: str, workers: int) -> str:
     """The table, with what is needed to judge it."""
     facts = manifest()
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("jaxtrain", "jax", "orbax-checkpoint"))
-    command = "python scripts/fault_suite.py" + (" --quick" if quick else "")
+    command = f"python scripts/fault_suite.py{chosen}"
     lines = [
         "# The fault suite",
         "",

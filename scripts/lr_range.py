@@ -69,7 +69,7 @@ def _nothing_left(folder: Path) -> Iterator[None]:
     """What fails before it has written anything leaves no empty folder."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too; it goes on from here
         with contextlib.suppress(OSError):  # not empty, so not ours
             folder.rmdir()
         raise

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 MOST_MAPS = 20_000
-"""Memory maps of a process, of which Linux grants 65,530 and a compiled program takes a hundred: without one more, XLA
+"""Memory maps of a process. A network that is trained takes about a thousand; beyond 65,530, Linux's default, XLA
 crashes."""
 
 

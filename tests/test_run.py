@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import jaxtrain as jt
+from jaxtrain import files
+from jaxtrain import run as run_module
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.types import Hyper
 
@@ -84,6 +86,32 @@ def test_a_config_of_another_network_does_not_fit_the_weights(finished, tmp_path
     path.write_text(json.dumps(stored))
     with pytest.raises(RequestError, match=r"weights are not of the network of its config.json: the checkpoint has pa"):
         jt.load_run(tmp_path / "run")
+
+
+def test_a_report_that_a_kill_has_prevented_is_made_up_for(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink(missing_ok=True)
+    made = []
+    monkeypatch.setattr(run_module, "_report", lambda run, *_: made.append(run.summary["digest"]))
+    for _ in range(2):
+        jt.fit(NET, jt.DataConfig(name="digits"), CONFIG, HYPER, seed=4, workdir=tmp_path / "run", resume=True)
+        (tmp_path / "run" / "report.html").touch()
+    assert made == [finished.summary["digest"]]  # and where there is one it is not drawn again
+
+
+def test_what_was_logged_and_not_written_at_the_end_is_a_failure(digits, tmp_path, monkeypatch):
+    push = files.Appender._push
+
+    def full(self):
+        if self.path.name == "metrics.jsonl" and self._waiting:
+            self._note("no space left on device")
+        else:
+            push(self)
+
+    monkeypatch.setattr(files.Appender, "_push", full)
+    with pytest.raises(WorldError, match="not the last of what was logged: .*metrics.jsonl: no space left on device"):
+        jt.fit(NET, digits, CONFIG, HYPER, workdir=tmp_path / "run", quiet=True)
+    assert jt.load_run(tmp_path / "run").summary["status"] == "done"
 
 
 def test_a_users_network_is_named_and_has_to_be_passed(digits, tmp_path):
@@ -189,8 +217,6 @@ def test_a_folder_that_is_a_file_or_cannot_be_written_is_refused(digits, tmp_pat
 
 
 def test_a_run_resumed_on_another_machine_says_that_bits_may_differ(digits, tmp_path, monkeypatch, capsys):
-    import jaxtrain.run as run_module
-
     jt.fit(NET, digits, replace(CONFIG, epochs=1), HYPER, workdir=tmp_path / "run", quiet=True)
     facts = run_module.manifest()
     monkeypatch.setattr(run_module, "manifest", lambda: {**facts, "num_cores": 64})
