@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,14 @@ import optax
 from jax import Array
 
 BATCH_SIZE = 128
-STEPS_PER_EPOCH = 60_000 // BATCH_SIZE
-SEGMENT_STEPS = STEPS_PER_EPOCH // 4
+SEGMENT_STEPS = 60_000 // BATCH_SIZE // 4
 MOMENTUM, EPSILON, DROPOUT_RATE = 0.9, 1e-5, 0.2
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the 60,000 training images
 
 Layer = dict[str, Array]
 Layers = list[Layer]
 Apply = Callable[..., tuple[Array, Layers]]
+Form = Literal["traced", "fixed", "unrolled"]
 
 
 class Data(NamedTuple):
@@ -119,11 +119,16 @@ def take(data: Data, index: Array) -> tuple[Array, Array]:
     return (image.astype(jnp.float32) / 255 - PIXEL_MEAN) / PIXEL_STD, data.label[index]
 
 
-def make_run_steps(apply: Apply, tx: optax.GradientTransformation) -> Callable[..., State]:
-    """The compiled loop: `num_steps` updates (traced) over `order` from `start` on."""
+def make_run_steps(
+    apply: Apply, tx: optax.GradientTransformation, per_epoch: int, form: Form = "traced"
+) -> Callable[..., State]:
+    """The compiled loop: `num_steps` updates over `order` from `start` on.
+
+    Their number is an argument of the program, or fixed when it is compiled, and then perhaps unrolled by four.
+    """
 
     def step(i: Array, state: State, data: Data, order: Array, key: Array) -> State:
-        index = jax.lax.dynamic_slice_in_dim(order, (i % STEPS_PER_EPOCH) * BATCH_SIZE, BATCH_SIZE)
+        index = jax.lax.dynamic_slice_in_dim(order, (i % per_epoch) * BATCH_SIZE, BATCH_SIZE)
         image, label = take(data, index)
 
         def loss(params: Layers) -> tuple[Array, Layers]:
@@ -135,9 +140,12 @@ def make_run_steps(apply: Apply, tx: optax.GradientTransformation) -> Callable[.
         params: Any = optax.apply_updates(state.params, updates)
         return State(params, stats, opt_state)
 
-    @partial(jax.jit, donate_argnums=0)
-    def run_steps(state: State, data: Data, order: Array, key: Array, start: Array, num_steps: Array) -> State:
-        return jax.lax.fori_loop(start, start + num_steps, lambda i, s: step(i, s, data, order, key), state)
+    @partial(jax.jit, donate_argnums=0, static_argnames=None if form == "traced" else "num_steps")
+    def run_steps(state: State, data: Data, order: Array, key: Array, start: Array, *, num_steps: Any) -> State:
+        def body(i: Array, state: State) -> State:
+            return step(start + i, state, data, order, key)
+
+        return jax.lax.fori_loop(0, num_steps, body, state, unroll=4 if form == "unrolled" else None)
 
     return run_steps
 
@@ -165,26 +173,27 @@ def train_segments(
     learning_rate: float = 2e-3,
     seed: int = 0,
     steps: int = SEGMENT_STEPS,
+    form: Form = "traced",
 ) -> Iterator[tuple[float, State]]:
     """Train for `epochs`, the length of the cosine; give images a second and the state after each `steps` updates.
 
     The state is donated to the next segment: use it before asking for that.
     """
-    key = jax.random.key(seed)
+    key, per_epoch = jax.random.key(seed), train.label.size // BATCH_SIZE
     params, stats = init(jax.random.fold_in(key, 0))
-    schedule = optax.cosine_decay_schedule(learning_rate, epochs * STEPS_PER_EPOCH)
+    schedule = optax.cosine_decay_schedule(learning_rate, epochs * per_epoch)
     is_kernel = jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
     tx = optax.adamw(schedule, weight_decay=1e-2, mask=is_kernel)
-    run_steps = make_run_steps(apply, tx)
+    run_steps = make_run_steps(apply, tx, per_epoch, form)
     permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), train.label.size))
 
     order, state = permute(0), State(params, stats, tx.init(params))
-    state = jax.block_until_ready(run_steps(state, train, order, key, 0, 0))  # zero steps: compiles, changes nothing
-    for start in range(0, epochs * STEPS_PER_EPOCH, steps):
+    state = jax.block_until_ready(run_steps(state, train, order, key, 0, num_steps=0))  # compiles, changes nothing
+    for start in range(0, epochs * per_epoch, steps):
         began = time.perf_counter()
-        if start % STEPS_PER_EPOCH < steps:
-            order = permute(start // STEPS_PER_EPOCH)
-        state = jax.block_until_ready(run_steps(state, train, order, key, start, steps))
+        if start % per_epoch < steps:
+            order = permute(start // per_epoch)
+        state = jax.block_until_ready(run_steps(state, train, order, key, start, num_steps=steps))
         yield steps * BATCH_SIZE / (time.perf_counter() - began), state
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.files import LOCK, AnyPath, jsonable, lock_folder, probe_writable, reason, sync_folder
 from jaxtrain.leaves import (
+    Mismatch,
     Record,
     check_fit,
     described,
@@ -152,7 +153,14 @@ class Store:
         """
         wanted = named_leaves(abstract_tree)
         specs = {path: spec(leaf) for path, leaf in wanted.items()}
-        found = self._newest_whole(step, lambda records: check_fit(records, specs))
+
+        def fits(records: dict[str, Record]) -> list[str]:
+            try:
+                return check_fit(records, specs)
+            except Mismatch as error:
+                raise Mismatch(f"{self.folder}: {error}") from None
+
+        found = self._newest_whole(step, fits)
         if found is None:
             return None
         leaves = [to_device(found.arrays[path], found.records[path]) for path in wanted]

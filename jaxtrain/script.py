@@ -87,6 +87,9 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
         status = NonFiniteError.exit_status
     except KeyboardInterrupt:
         status = 130
+    # All is done and said; a signal while the interpreter is taken apart shall not make another status of it.
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 

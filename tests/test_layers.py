@@ -20,6 +20,9 @@ CONVS = [
     ((9, 9, 2), 3, (5, 3), (1, 2), "VALID"),
     ((8, 7, 2), 3, (2, 4), (1, 1), "SAME"),
     ((4, 4, 2), 3, (7, 7), (1, 1), "SAME"),
+    ((8, 8, 16), 8, (3, 3), (1, 1), "SAME"),  # from here on by columns of the kernel
+    ((9, 7, 16), 8, (3, 5), (1, 1), "VALID"),
+    ((3, 8, 4), 2, (1, 4), (1, 1), "SAME"),
 ]
 
 
@@ -111,6 +114,19 @@ def test_the_gradient_of_max_pool_goes_to_the_largest_and_is_shared_by_ties():
     x = jnp.array([[1.0, 3.0], [3.0, 2.0]]).reshape(1, 2, 2, 1)
     grad = jax.grad(lambda x: max_pool(x).sum())(x)
     np.testing.assert_array_equal(grad[0, :, :, 0], [[0, 0.5], [0.5, 0]])
+
+
+def test_max_pool_has_the_derivative_of_a_maximum_forwards_and_backwards():
+    x, direction = normal((2, 7, 6, 3)), normal((2, 7, 6, 3), 1)
+
+    def plain(x):
+        return x[:, :6].reshape(2, 3, 2, 3, 2, 3).max((2, 4))
+
+    for derivative in (jax.jvp, lambda f, x, v: jax.vjp(f, *x)[1](jnp.cos(f(*x)))):
+        for ours, expected in zip(
+            derivative(max_pool, (x,), (direction,)), derivative(plain, (x,), (direction,)), strict=True
+        ):
+            np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_pooling_to_nothing_is_refused():

@@ -5,6 +5,7 @@ that batch's mean and unbiased variance. Flax's start at 0 and 1 and, with its d
 that after 100 steps.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -56,23 +57,23 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         # Float, so that statistics can be averaged leaf by leaf. It stands still at 2^24, when its weight is long gone.
         count = self.variable("batch_stats", "count", jnp.zeros, ())
-        values = x.astype(jnp.float32)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            num_values = self._num_values(x)
-            mean, var = batch_moments(values)
-            if not self.is_initializing():
-                unbiased = jax.lax.stop_gradient(var) * (num_values / (num_values - 1))
-                weight = update_weight(self.momentum, count.value)
-                running_mean.value = _average(running_mean.value, jax.lax.stop_gradient(mean), weight)
-                running_var.value = _average(running_var.value, unbiased, weight)
-                count.value = count.value + 1
-        factor = jax.lax.rsqrt(var + self.epsilon)
+        scale, bias = jnp.ones(channels), jnp.zeros(channels)
         if self.use_scale:
-            factor = factor * self.param("scale", nn.initializers.constant(self.initial_scale), (channels,))
-        y = (values - _wide(mean, x.ndim)) * _wide(factor, x.ndim)
+            scale = self.param("scale", nn.initializers.constant(self.initial_scale), (channels,))
         if self.use_bias:
-            y = y + _wide(self.param("bias", nn.initializers.zeros, (channels,)), x.ndim)
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
+        values = x.astype(jnp.float32)
+        if not train:
+            y = _normalised(values, running_mean.value, running_var.value, scale, bias, self.epsilon)
+            return y.astype(self.dtype or x.dtype)
+        num_values = self._num_values(x)
+        y, mean, var = normalise_batch(self.epsilon, values, scale, bias)
+        if not self.is_initializing():
+            unbiased = jax.lax.stop_gradient(var) * (num_values / (num_values - 1))
+            weight = update_weight(self.momentum, count.value)
+            running_mean.value = _average(running_mean.value, jax.lax.stop_gradient(mean), weight)
+            running_var.value = _average(running_var.value, unbiased, weight)
+            count.value = count.value + 1
         return y.astype(self.dtype or x.dtype)
 
     def _num_values(self, x: Array) -> int:
@@ -87,15 +88,54 @@ class BatchNorm(nn.Module):
         return num_values
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def normalise_batch(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
+    """f32[B, ..., C] normalised by its own mean and biased variance, times `scale`, plus `bias`; the two moments too.
+
+    Its derivative is written down, grouped so that its transpose is the short form of the paper's backward pass, with
+    two sums over the batch and one pass over x. That of the code below takes twice as many passes, and memory is what a
+    CNN's step spends most of its time on (1.03 times the images per second, CPU, batch 128).
+
+    References:
+      Ioffe & Szegedy, Batch Normalization, 2015, section 3, https://arxiv.org/abs/1502.03167
+    """
+    mean, var = batch_moments(x)
+    return _normalised(x, mean, var, scale, bias, epsilon), mean, var
+
+
+@normalise_batch.defjvp
+def _normalise_batch_jvp(epsilon: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (x, scale, bias), (dx, dscale, dbias) = primals, tangents
+    y, mean, var = normalise_batch(epsilon, x, scale, bias)
+    axes, factor = tuple(range(x.ndim - 1)), jax.lax.rsqrt(var + epsilon)
+    normalised = (x - _wide(mean, x.ndim)) * _wide(factor, x.ndim)
+    dmean, along = dx.mean(axes), (normalised * dx).mean(axes)
+    slope = scale * factor
+    dy = (
+        _wide(slope, x.ndim) * dx
+        + normalised * _wide(dscale - slope * along, x.ndim)
+        + _wide(dbias - slope * dmean, x.ndim)
+    )
+    return (y, mean, var), (dy, dmean, 2 * along / factor)
+
+
+def _normalised(x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    factor = jax.lax.rsqrt(var + epsilon) * scale
+    return (x - _wide(mean, x.ndim)) * _wide(factor, x.ndim) + _wide(bias, x.ndim)
+
+
 def batch_moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance over all axes but the last: f32[B, ..., C] -> f32[C], f32[C].
 
-    E[x^2] - E[x]^2 of data shifted by the mean of its first example, which is near enough to the data's that nothing
-    cancels, and both sums come from one pass. Unshifted, data with mean 1000 and deviation 0.1 gets a variance that is
-    off by its own size. Two passes are as fast in the step of a CNN on a CPU (0.96 to 0.99 of this, within the noise)
-    and read memory once more, which a GPU would feel.
+    In one pass, E[x^2] - E[x]^2 of data shifted by the mean of its first example, which is near enough to the data's
+    that nothing cancels. Unshifted, data with mean 1000 and deviation 0.1 gets a variance that is off by its own size.
+    Images on a CPU take two passes: x less its mean is then an array that is needed again (1.05 times the images per
+    second of a CNN's training on 2 CPU cores; an MLP's is slower by as much).
     """
     axes = tuple(range(x.ndim - 1))
+    if x.ndim > 2 and jax.default_backend() == "cpu":
+        mean = x.mean(axes)
+        return mean, jnp.square(x - _wide(mean, x.ndim)).mean(axes)
     shift = jax.lax.stop_gradient(x[0].mean(axes[:-1]))
     shifted = x - _wide(shift, x.ndim)
     mean = shifted.mean(axes)

@@ -5,7 +5,8 @@ Imports only JAX, Flax, `errors` and `init`. The fact that surprises: on a CPU a
 it is a matrix product of patches.
 """
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -75,14 +76,38 @@ def conv_lax(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 
 
 def conv_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
-    """The same, as one matrix product: each output position's window is a row."""
+    """The same, as one matrix product.
+
+    The window of each output position is a row; or, where that makes for smaller matrices, a column of it is.
+    """
     height, width, channels, features = kernel.shape
+    if strides == (1, 1) and height * channels + width * features <= height * width * channels:
+        return _conv_columns(x, kernel, padding)
     windows = _windows(x, (height, width), strides, padding)
     shape = windows[0].shape[:-1]
     patches = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
     # Two axes, not four: XLA's CPU matmul of the four-axis form is slower by a third of the whole training step.
     y = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, features)
     return y.reshape(*shape, features)
+
+
+def _conv_columns(x: Array, kernel: Array, padding: Padding) -> Array:
+    """One product for each column of the kernel, in one: what each column of pixels adds to each of its neighbours.
+
+    Less is copied together than for whole windows: 1.1 times the images per second of a CNN's training (CPU, 32 to 64
+    channels).
+    """
+    height, width, channels, features = kernel.shape
+    pads = lax.padtype_to_pads(x.shape[1:3], (height, width), (1, 1), padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    batch, rows, columns = x.shape[0], x.shape[1] - height + 1, x.shape[2]
+    pixels = jnp.concatenate([x[:, i : i + rows] for i in range(height)], axis=-1)
+    side_by_side = kernel.transpose(0, 2, 1, 3).reshape(height * channels, width * features)
+    parts = (pixels.reshape(-1, height * channels) @ side_by_side).reshape(batch, rows, columns, width * features)
+    last = columns - width + 1
+    return functools.reduce(
+        jnp.add, [parts[:, :, j : j + last, j * features : (j + 1) * features] for j in range(width)]
+    )
 
 
 def _windows(x: Array, kernel_size: tuple[int, int], strides: tuple[int, int], padding: Padding) -> list[Array]:
@@ -100,7 +125,31 @@ def max_pool(x: Array, size: int = 2) -> Array:
     Rows and columns that fill no window are left out, as with padding VALID. Equal largest values share the gradient
     evenly; that of `reduce_window` goes to the first, and is slow on a CPU.
     """
-    return _blocks(x, size).max((2, 4))
+    return _block_max(_blocks(x, size))
+
+
+@jax.custom_jvp
+def _block_max(x: Array) -> Array:
+    """f[B, H, s, W, s, C] -> f[B, H, W, C].
+
+    The largest of slices, and its derivative too is made of slices: `max` over the two axes, and the sums in its
+    derivative, are loops of their own on a CPU, which read and write everything once more.
+    """
+    return functools.reduce(jnp.maximum, _corners(x))
+
+
+@_block_max.defjvp
+def _block_max_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    y = _block_max(x)
+    largest = x == y[:, :, None, :, None]
+    count = functools.reduce(jnp.add, [corner.astype(y.dtype) for corner in _corners(largest)])
+    return y, jnp.where(largest, dx, 0).sum((2, 4)) / count
+
+
+def _corners(x: Array) -> list[Array]:
+    """For each position in a block, all blocks' values there: f[B, H, W, C] each."""
+    return [x[:, :, i, :, j] for i in range(x.shape[2]) for j in range(x.shape[4])]
 
 
 def avg_pool(x: Array, size: int = 2) -> Array:
