@@ -64,7 +64,8 @@ class Lane:
     def reset(self) -> None:
         """Sums of nothing, and the weights at hand as the best."""
         arrays, _, _ = self.feed.chunk(self.key, 0, 0, 1, self.program.setting.config.batch_size)
-        self.sums = self.program.zeros(self.state.params, self.state.batch_stats, self.state.hyper, arrays)
+        # Zeros depend on no argument, so they are bound to no device; the loop would be compiled once for them alone.
+        self.sums = self.put(self.program.zeros(self.state.params, self.state.batch_stats, self.state.hyper, arrays))
         self.best = copy_weights(self.state)
 
     def put(self, tree: PyTree) -> PyTree:

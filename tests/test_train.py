@@ -293,6 +293,16 @@ def test_a_users_convolution_is_stepped_on_a_cpu_with_the_same_result(digits, mo
     assert stepped.test.loss == pytest.approx(looped.test.loss, rel=1e-3)
 
 
+@pytest.mark.parametrize("seeds, parallel", [((0,), "auto"), ((0, 1), "loop"), ((0, 1), "vmap")])
+def test_the_loop_is_compiled_once_for_each_device(digits, seeds, parallel, caplog):
+    compile_program.cache_clear()
+    with jax.log_compiles():
+        jt.fit(NET, digits, make_config(), HYPER, seeds=seeds, parallel=parallel, quiet=True)
+    messages = [record.getMessage() for record in caplog.records]
+    compiled = [text for text in messages if text.startswith("Finished XLA compilation of jit(loop)")]
+    assert len(compiled) == (min(2, jax.local_device_count()) if parallel == "loop" else 1)
+
+
 def test_our_convolution_is_not_stepped(digits):
     program = compile_program(make_setting(jt.CNN(features=(4,), hidden=8), digits, make_config()))
     assert not program.stepped(HYPER)
