@@ -48,7 +48,10 @@ def make_framework(work: Work) -> Contestant:
         "mlp": jt.MLP(hidden=(512, 512), dtype=dtype),
         "cnn": jt.CNN(features=(32, 64), hidden=128, dtype=dtype),
     }
-    config = jt.Config(epochs=work.epochs, batch_size=work.batch_size, eval_every_epochs=work.epochs)
+    # The others do not evaluate within an epoch; what the last one has of it is kept small.
+    config = jt.Config(
+        epochs=work.epochs, batch_size=work.batch_size, eval_every_epochs=work.epochs, train_eval_examples=128
+    )
     hyper = jt.Hyper(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, dropout_rate=DROPOUT_RATE)
     parallel = "vmap" if work.version == "vmap" else "auto"
     seeds = range(work.seed, work.seed + work.members)
