@@ -1,6 +1,6 @@
 """Break it on purpose: processes killed, files damaged, disks full, rubbish for input; what held, as a table.
 
-    python scripts/fault_suite.py                        # all cases: most of an hour on two cores
+    python scripts/fault_suite.py                        # all cases: about 20 minutes on two cores
     python scripts/fault_suite.py --quick                # the cases that the tests run, about 10 minutes
     python scripts/fault_suite.py --write faults.md      # the table into a file, with date and machine
 
