@@ -49,6 +49,7 @@ from jaxtrain.script import make_parser, run_script
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 PEERS = BENCHMARKS / "peers"
+FIVE_EPOCHS = BENCHMARKS / "five_epochs.py"
 INSTALLED = ROOT / "build" / "peers"
 EXAMPLES = {"mlp": 54_000, "cnn": 11_520}  # an epoch of seconds; nine tenths of MNIST, and of 12,800 images
 TORCH = {
@@ -120,7 +121,7 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "--pin", type=int, metavar="CORE", help="one core for all, and CPU seconds instead of the clock"
     )
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", help=f"default: {INSTALLED.relative_to(ROOT)}")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="default: that of build/peers")
     parser.add_argument("--install-peers", action="store_true", help="make that environment, and end")
     parser.add_argument("--output", type=Path, help="write what was found as JSON")
     flags = parser.parse_args(args)
@@ -216,23 +217,19 @@ def processes(bench: Bench) -> Any:
 
 
 def search(bench: Bench) -> Any:
-    """Eight trials of two epochs: one search, and as many trainings in turn, each a process."""
+    """Eight trials of two epochs: one search, and as many trainings in turn, each a process and a folder."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "trial.py"
-        config.write_text(SEARCH_CONFIG)
 
-        def script(name: str, *flags: str) -> str:
-            common = ("--config", str(config), "--data.dir", str(bench.data))
+        def script(name: str, variant: str, *flags: str) -> str:
+            common = ("--config", f"{FIVE_EPOCHS}{variant}", "--data.dir", str(bench.data), "--epochs", "2")
             return shlex.join([sys.executable, str(ROOT / "scripts" / name), *common, *flags])
 
-        one = script("search.py", "--trials", str(MEMBERS), "--workdir", f"{folder}/search")
-        rates = [f"{2**number}e-4" for number in range(MEMBERS)]
-        turn = [script("train.py", "--hyper.learning_rate", rate, "--workdir", f"{folder}/{rate}") for rate in rates]
+        searched, runs = f"{folder}/search", [f"{folder}/{number}" for number in range(MEMBERS)]
+        one = script("search.py", ":search", "--trials", str(MEMBERS), "--workdir", searched)
+        turn = [script("train.py", "", "--seed", str(number), "--workdir", run) for number, run in enumerate(runs)]
         entries = [
-            _fresh(Entry("one search", ("sh", "-c", one)), f"{folder}/search"),
-            _fresh(
-                Entry("trainings in turn", ("sh", "-c", " && ".join(turn))), *(f"{folder}/{rate}" for rate in rates)
-            ),
+            _fresh(Entry("one search", ("sh", "-c", one)), searched),
+            _fresh(Entry("trainings in turn", ("sh", "-c", " && ".join(turn))), *runs),
         ]
         return bench.programs(entries, "one search")
 
@@ -241,21 +238,6 @@ def _fresh(entry: Entry, *folders: str) -> Entry:
     """The same, once these folders have been removed."""
     command = f"rm -rf {shlex.join(folders)} && exec {shlex.join(entry.command)}"
     return dataclasses.replace(entry, command=("sh", "-c", command))
-
-
-SEARCH_CONFIG = '''"""Eight trials of two epochs on MNIST."""
-
-import jaxtrain as jt
-
-
-def get_config() -> jt.Experiment:
-    return jt.Experiment(
-        model=jt.MLP(hidden=(256,)),
-        data=jt.DataConfig(name="mnist", download=False),
-        config=jt.Config(epochs=2, batch_size=128),
-        hyper=jt.Hyper(learning_rate=2e-3, weight_decay=1e-2, dropout_rate=0.2),
-    )
-'''
 
 
 def overhead(bench: Bench) -> Any:
@@ -302,7 +284,7 @@ def startup(bench: Bench) -> Any:
         cold = bench.entry(OURS, "jaxtrain_loop.py", "default", *work, environment=where)
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/warm"}
         ours = dataclasses.replace(cold, environment={**cold.environment, **cache})
-        train = (sys.executable, str(ROOT / "scripts" / "train.py"), "--config", str(BENCHMARKS / "five_epochs.py"))
+        train = (sys.executable, str(ROOT / "scripts" / "train.py"), "--config", str(FIVE_EPOCHS))
         run = (*train, "--data.dir", str(bench.data), "--workdir", f"{folder}/run")
         everything = _fresh(Entry("train.py with all that it writes", run, cache), f"{folder}/run")
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import jaxtrain"
