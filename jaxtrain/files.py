@@ -7,6 +7,7 @@ process is killed between the two, so a status or a config is written beside its
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ AnyPath = str | os.PathLike[str]
 
 LOCK = ".lock"
 """In a folder in use: which process has it."""
+
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # as `_beside` names them
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -278,6 +281,13 @@ def read_json_lines(path: AnyPath) -> list[dict[str, Any]]:
                 " go on without what it said"
             )
     return [record for record in records if record is not None]
+
+
+def remove_unfinished(folder: AnyPath) -> None:
+    """Delete what writers that were killed left in `folder` and below; only for one who holds its lock."""
+    for path in Path(folder).rglob(".*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
+            remove(path)
 
 
 def remove(path: Path) -> None:

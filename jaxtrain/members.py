@@ -117,13 +117,13 @@ class Group:
         """A member's part of what was computed lane by lane."""
         if not self.lanes[0].stacked:
             return per_lane[index]
-        return jax.tree.map(lambda x: x[index], per_lane[0])
+        return places(per_lane[0], index)
 
     def weights(self, index: int) -> PyTree:
         """{"params", "batch_stats"} of a member now."""
         lane, place = self.where(index)
         weights = {"params": lane.state.params, "batch_stats": lane.state.batch_stats}
-        return weights if place is None else jax.tree.map(lambda x: x[place], weights)
+        return weights if place is None else places(weights, place)
 
     def steps_done(self) -> list[int]:
         """Updates of each member: those that stopped early have done fewer than the group."""
@@ -171,8 +171,8 @@ class Group:
             lanes = [self.lanes[i] for i in indices]
         else:
             (old,) = self.lanes
-            rows = jnp.asarray([*indices, *[indices[0]] * (layout.slots - len(indices))])
-            state, key, sums, best = jax.tree.map(lambda x: x[rows], (old.state, old.key, old.sums, old.best))
+            rows = np.asarray([*indices, *[indices[0]] * (layout.slots - len(indices))])
+            state, key, sums, best = places((old.state, old.key, old.sums, old.best), rows)
             lane = dataclasses.replace(old, state=old.put(state), key=old.put(key))
             lane.sums, lane.best = old.put(sums), old.put(best)
             stopped = not all(member.running for member in members)
@@ -184,6 +184,21 @@ class Group:
         """Let go of the feeds."""
         for feed in {id(lane.feed): lane.feed for lane in self.lanes}.values():
             feed.close()
+
+
+def places(tree: PyTree, index: Any) -> PyTree:
+    """`x[index]` of every array of a stack, taken on one device.
+
+    Indexing an array that is spread over devices is a program in which they talk to each other, and JAX starts one for
+    each leaf without waiting. On a CPU two of those can each hold the thread that the other needs, for ever.
+    """
+
+    def take(x: Any) -> Any:
+        if isinstance(x, jax.Array) and len(x.devices()) > 1:
+            x = jax.device_put(x, min(x.devices(), key=lambda device: device.id))
+        return x[index]
+
+    return jax.tree.map(take, tree)
 
 
 def copy_weights(state: TrainState) -> PyTree:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxtrain.data import take
-from jaxtrain.members import Group, Lane
+from jaxtrain.members import Group, Lane, places
 from jaxtrain.metrics import from_examples
 from jaxtrain.models import model_table
 from jaxtrain.optim.parameters import parameter_path
@@ -105,13 +105,15 @@ def _copy(tree: PyTree) -> PyTree:
 
 
 def _one(tree: PyTree, place: int | None) -> PyTree:
-    return tree if place is None else jax.tree.map(lambda x: x[place], tree)
+    return tree if place is None else places(tree, place)
 
 
 def _batch(lane: Lane, place: int | None, epoch: int, index: int) -> Batch:
     batch_size = lane.program.setting.config.batch_size
     arrays, order, first = lane.feed.chunk(lane.key, epoch, index, 1, batch_size)
-    return take(arrays, _one(order, place)[first * batch_size : (first + 1) * batch_size])
+    chosen: Array = _one(order, place)[first * batch_size : (first + 1) * batch_size]
+    # Of a stack over several devices, the examples lie on all of them, and what was taken from it on one.
+    return take(arrays if place is None else jax.device_put(arrays, *chosen.devices()), chosen)
 
 
 def _is_sound(lane: Lane, place: int | None, before: TrainState) -> bool:

@@ -22,7 +22,7 @@ from jaxtrain.data import Data, load_data
 from jaxtrain.device import manifest
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.events import EventWriter
-from jaxtrain.files import lock_folder
+from jaxtrain.files import lock_folder, remove_unfinished
 from jaxtrain.finetune import Origin, matches, read_origin
 from jaxtrain.finish import counts, show
 from jaxtrain.folder import check_folder, default_folder, read_config, read_manifest, read_summary
@@ -280,6 +280,7 @@ def _open_folder(
     stack.enter_context(lock_folder(folder))
     # Once more: another process may have begun, or even ended, a run in it since.
     check_folder(folder, described, data.info.sha256, resume=resume)
+    remove_unfinished(folder)
     return folder
 
 

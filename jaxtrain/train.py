@@ -22,7 +22,7 @@ from jaxtrain.config import Config
 from jaxtrain.errors import NonFiniteError
 from jaxtrain.log import Logs, Look
 from jaxtrain.look import look_at
-from jaxtrain.members import Group, Lane, Row, copy_weights
+from jaxtrain.members import Group, Lane, Row, copy_weights, places
 from jaxtrain.metrics import compute
 from jaxtrain.nonfinite import Cause, Kept, describe, find_cause, keep
 from jaxtrain.optim import should_stop
@@ -58,14 +58,14 @@ def checkpoint_tree(group: Group) -> PyTree:
     """The arrays of a checkpoint, lane by lane; of a stack its members', for on other devices it has other slots."""
     tree = {name: tuple(getattr(lane, name) for lane in group.lanes) for name in ("state", "sums", "best")}
     width = len(group.members)
-    return jax.tree.map(lambda x: x[:width], tree) if group.is_padded else tree
+    return places(tree, slice(width)) if group.is_padded else tree
 
 
 def take_up(group: Group, tree: PyTree) -> None:
     """Bring `group` to what a `checkpoint_tree` holds: its arrays, its step, and who has stopped."""
     if group.is_padded:  # the places over repeat the last member, as they began
-        place = jnp.minimum(jnp.arange(group.layout.slots), len(group.members) - 1)
-        tree = jax.tree.map(lambda x: x[place], tree)
+        place = np.minimum(np.arange(group.layout.slots), len(group.members) - 1)
+        tree = places(tree, place)
     for number, lane in enumerate(group.lanes):
         lane.state, lane.sums, lane.best = (lane.put(tree[name][number]) for name in ("state", "sums", "best"))
     group.step = max(group.steps_done())

@@ -216,7 +216,7 @@ def test_mismatch_names_the_leaf_and_changes_nothing(tmp_path: Path, name: str) 
         store.save(1, {"params": {"w": saved}}, {})
         with pytest.raises(Mismatch) as raised:
             store.restore({"params": {"w": wanted}})
-        assert str(raised.value) == f"the checkpoint {expected}"
+        assert str(raised.value) == f"{tmp_path}: the checkpoint {expected}"
         assert store.steps() == [1] and raised.value.exit_status == 2
 
 

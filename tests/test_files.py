@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 
 from jaxtrain.errors import RequestError, WorldError
-from jaxtrain.files import JsonLines, jsonable, lock_folder, probe_writable, read_json_lines, write_json, write_text
+from jaxtrain.files import (
+    JsonLines,
+    jsonable,
+    lock_folder,
+    probe_writable,
+    read_json_lines,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
 
 
 @contextmanager
@@ -185,3 +194,13 @@ def test_a_folder_is_locked_for_one_at_a_time_and_the_other_is_named(tmp_path: P
     with lock_folder(tmp_path), pytest.raises(WorldError, match=f"in use by process {os.getpid()}; wait"):
         lock_folder(tmp_path)
     lock_folder(tmp_path).close()
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "best").mkdir()
+    left = [tmp_path / ".manifest.json.13dfcc96ec8d.tmp", tmp_path / "best" / ".summary.json.0123456789ab.tmp"]
+    others = [tmp_path / ".my.tmp", tmp_path / "manifest.json", tmp_path / ".notes.13dfcc96ec8d.txt"]
+    for path in left + others:
+        path.write_text("")
+    remove_unfinished(tmp_path)
+    assert not any(path.exists() for path in left) and all(path.exists() for path in others)

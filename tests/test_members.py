@@ -21,7 +21,7 @@ from jaxtrain.finish import finish
 from jaxtrain.layout import Layout, num_parts_that_fit, plan
 from jaxtrain.leaves import digest
 from jaxtrain.log import Log, Logs
-from jaxtrain.members import make_group
+from jaxtrain.members import make_group, places
 from jaxtrain.step import make_setting
 from jaxtrain.terminal import Terminal
 from jaxtrain.train import train
@@ -88,7 +88,7 @@ def trained(net, data, seeds, parallel, *, config=None, hypers=HYPER, devices=1,
 
 def state_of(group, index):
     lane, place = group.where(index)
-    return lane.state if place is None else jax.tree.map(lambda x: x[place], lane.state)
+    return lane.state if place is None else places(lane.state, place)
 
 
 def bits(group, index):
@@ -169,6 +169,29 @@ def test_nothing_is_communicated_between_devices(digits):
     looped = jax.jit(lambda *args: lane.program.run_steps(*args, 0, 3))
     text = looped.lower(lane.state, lane.sums, arrays, order).compile().as_text()
     assert not re.search("all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter", text)
+
+
+def test_what_is_taken_from_a_stack_is_taken_on_one_device(digits):
+    group, _ = trained(NETS["mlp"], digits, range(3), "vmap", devices=2, until=1)
+    (lane,) = group.lanes
+    assert len(lane.state.step.devices()) == 2 and group.is_padded
+    taken = group.weights(2), loop.checkpoint_tree(group), places(lane.state, np.array([2, 0]))
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(taken)} == {1}  # else they talk, and may wait for ever
+    kernel, held = (
+        lane.state.params["outputs"]["kernel"],
+        [part["outputs"]["kernel"] for part in (taken[0]["params"], taken[1]["state"][0].params, taken[2].params)],
+    )
+    for part, index in zip(held, (2, slice(3), [2, 0]), strict=True):
+        np.testing.assert_array_equal(part, np.asarray(kernel)[index])
+    np.testing.assert_array_equal(
+        jax.random.key_data(taken[2].key), jax.random.key_data(lane.state.key)[np.array([2, 0])]
+    )
+
+
+def test_the_cause_of_a_nan_is_found_in_a_stack_over_devices(digits):
+    config, hyper = jt.Config(epochs=1, batch_size=64, nonfinite="stop"), jt.Hyper(learning_rate=1e30)
+    with pytest.raises(NonFiniteError, match="the outputs of .* are the first that are not finite"):
+        jt.fit(NETS["mlp"], digits, config, hyper, seeds=(0, 1, 2), parallel="vmap", quiet=True)
 
 
 # ---- members end apart
