@@ -187,14 +187,15 @@ class Group:
 
 
 def places(tree: PyTree, index: Any) -> PyTree:
-    """`x[index]` of every array of a stack, taken on one device.
+    """`x[index]` of every array of a stack; of one that is spread over the devices of a CPU, taken on one of them.
 
     Indexing an array that is spread over devices is a program in which they talk to each other, and JAX starts one for
-    each leaf without waiting. On a CPU two of those can each hold the thread that the other needs, for ever.
+    each leaf without waiting. On a CPU two of those can each hold the thread that the other needs, for ever. Other
+    devices have their programs in order, and not the memory for a whole stack on one.
     """
 
     def take(x: Any) -> Any:
-        if isinstance(x, jax.Array) and len(x.devices()) > 1:
+        if isinstance(x, jax.Array) and len(x.devices()) > 1 and jax.default_backend() == "cpu":
             x = jax.device_put(x, min(x.devices(), key=lambda device: device.id))
         return x[index]
 

@@ -112,8 +112,10 @@ def _batch(lane: Lane, place: int | None, epoch: int, index: int) -> Batch:
     batch_size = lane.program.setting.config.batch_size
     arrays, order, first = lane.feed.chunk(lane.key, epoch, index, 1, batch_size)
     chosen: Array = _one(order, place)[first * batch_size : (first + 1) * batch_size]
-    # Of a stack over several devices, the examples lie on all of them, and what was taken from it on one.
-    return take(arrays if place is None else jax.device_put(arrays, *chosen.devices()), chosen)
+    # Of a stack over the devices of a CPU, the examples lie on all of them, and what `places` took from it on one.
+    if len(chosen.devices()) == 1:
+        arrays = jax.device_put(arrays, *chosen.devices())
+    return take(arrays, chosen)
 
 
 def _is_sound(lane: Lane, place: int | None, before: TrainState) -> bool:

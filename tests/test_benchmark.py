@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))  # its files are scripts, no package, and so come after this line
 
 from contest import Entry, Result, contest, ratios, whole_programs  # noqa: E402
 from tables import LIMIT, speed_table, whole_table  # noqa: E402
