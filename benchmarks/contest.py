@@ -8,6 +8,7 @@ rounds is what is told. With one pinned core the seconds are those of the CPU, w
 import contextlib
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -31,6 +32,8 @@ PRINTED = ("ready", "first_epoch", "accuracy")
 """What a whole program may tell of itself."""
 
 Clock = Literal["wall", "cpu"]
+
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Interrupt): ")
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,7 @@ class Process:
 
     def _last_words(self) -> str:
         self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return lines[-1] if lines else f"it ended with status {self._process.wait()} and said nothing"
+        return last_words(self._errors) or f"it ended with status {self._process.wait()} and said nothing"
 
 
 class ContestantFailed(WorldError):
@@ -210,11 +212,16 @@ def run_whole(entry: Entry) -> dict[str, Any]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)
-            last = [line.strip() for line in errors if line.strip()][-1:]
-            raise ContestantFailed(f"it ended with status {process.returncode}: {' '.join(last)}")
+            raise ContestantFailed(f"it ended with status {process.returncode}: {last_words(errors)}")
         output.seek(0)
         printed = output.read().strip().splitlines()
     return {**_usage(usage, wall), **_json_of(printed)}
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The last line that names an exception, or the last line: JAX adds notes and tables of memory after the former."""
+    said = [line.strip() for line in lines if line.strip()]
+    return next((line for line in reversed(said) if _EXCEPTION.match(line)), said[-1] if said else "")
 
 
 def busy_seconds() -> float:

@@ -74,6 +74,17 @@ def whole_table(results: Mapping[str, Result], ours: str, clock: Clock) -> dict[
     return table
 
 
+def step_table(profiles: Mapping[str, Mapping[str, Any]]) -> None:
+    """What a step is made of, by `profile_step.py`."""
+    print("| a step | kernels or operations | us in them | copies | us in them | us by the clock | traced | longest |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, one in profiles.items():
+        numbers = (one["us"], one["copies"], one["copies_us"], one["wall_us"], one["traced_wall_us"])
+        first = ", ".join(f"{row['name']} {row['share']:.0%}" for row in one["longest"][:3])
+        print(f"| {name} | {one['count']:,.1f} {one['kind']} | {' | '.join(f'{n:,.1f}' for n in numbers)} | {first} |")
+    print(flush=True)
+
+
 def as_json(value: Any) -> Any:
     """Spreads as dicts."""
     if isinstance(value, Spread):

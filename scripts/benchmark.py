@@ -12,8 +12,10 @@ Suites:
     overhead    what logs, looks, checkpoints and guards take of an epoch
     startup     whole programs of five epochs, from a cold and from a warm compilation cache
     memory      the memory that those take at most
-    scaling     images per second by batch size, by members and by devices
-    loop        the compiled loop itself: its trip count, unrolled, in bfloat16, with command buffers (on a GPU)
+    scaling     images per second by batch size, by members (on a GPU until its memory is full) and by devices
+    loop        the compiled loop itself: its trip count, unrolled, in bfloat16; on a GPU with command buffers, and
+                eight CNNs by form of convolution
+    kernels     what a step is made of: kernels on a GPU, operations on a CPU, and the microseconds in them
 
 Contestants live side by side and take turns, an epoch each; a ratio is that of neighbours, and what is printed is the
 median over the rounds, with the smallest and largest. Each is a script in benchmarks/ that can be called alone, and its
@@ -38,8 +40,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-from contest import FLOPS_AN_IMAGE, Clock, Entry, Result, contest, run_whole, whole_programs
-from tables import LIMIT, speed_table, whole_table
+from contest import FLOPS_AN_IMAGE, Clock, Entry, Result, contest, last_words, run_whole, whole_programs
+from jaxtrain_loop import CONVOLUTIONS
+from tables import LIMIT, speed_table, step_table, whole_table
 
 from jaxtrain.device import has_nvidia_gpu, manifest, num_cores
 from jaxtrain.errors import RequestError
@@ -57,6 +60,7 @@ TORCH = {
     "cnn": ("dataloader", "memory", "fused", "channels_last", "bf16", "compile"),
 }
 MEMBERS = 8
+MOST_MEMBERS = 1024  # where doubling ends, if the memory does not end it
 OURS = "jaxtrain"
 
 
@@ -102,6 +106,16 @@ class Bench:
     def programs(self, entries: Sequence[Entry], ours: str) -> Any:
         """Whole programs, and their table."""
         return whole_table(self._noted(whole_programs(entries, self.few_rounds, _say)), ours, self.clock)
+
+    def answer(self, entry: Entry) -> dict[str, Any] | None:
+        """The line of JSON that a whole program ends with; None, and noted, if it failed."""
+        environment = {**os.environ, **entry.environment}
+        done = subprocess.run(entry.command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            self.failed.append(f"{entry.name}: {last_words(done.stderr.splitlines())}")
+            _say(f"failed and is left out: {self.failed[-1]}")
+            return None
+        return json.loads(done.stdout.splitlines()[-1])
 
     def _noted(self, results: Sequence[Result]) -> dict[str, Result]:
         self.failed += [f"{result.name}: {result.failure}" for result in results if result.failure]
@@ -264,7 +278,7 @@ def overhead(bench: Bench) -> Any:
                     bench.failed.append(f"{script} {config}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
                     continue
                 name = f"{script.removesuffix('.py')} {network}"
-                found[name] = json.loads(output.read_text())
+                found[name] = {key: value for key, value in json.loads(output.read_text()).items() if key != "manifest"}
     print("| of an epoch | share |\n| --- | --- |")
     for name, one in found.items():
         if "share" in one:
@@ -312,7 +326,7 @@ def memory(bench: Bench) -> Any:
 
 def scaling(bench: Bench) -> Any:
     """By batch size, by members, by devices."""
-    found, rounds, gpu = {}, bench.few_rounds, has_nvidia_gpu()
+    found, rounds, gpu = {}, max(3, bench.few_rounds), has_nvidia_gpu()  # epochs are short here
 
     def measure(title: str, network: str, versions: Mapping[str, tuple[Any, ...]], **environment: str) -> None:
         entries = [
@@ -333,19 +347,41 @@ def scaling(bench: Bench) -> Any:
         for version in ("default", "vmap") if small else ("default",):
             runs = {f"{count} members": (version, *few, "--members", count) for count in counts}
             measure(f"{network} by members, {version}", network, runs)
-        if not gpu:
+        if gpu:
+            found[f"{network} until it does not fit"] = until_full(bench, network, 2 * counts[-1])
+        else:
             for devices in range(1, num_cores() + 1):
                 runs = {f"{MEMBERS} members": ("default", *few, "--members", MEMBERS)}
                 measure(f"{network} on {devices} devices", network, runs, JAX_NUM_CPU_DEVICES=str(devices))
     return found
 
 
+def until_full(bench: Bench, network: str, count: int) -> Any:
+    """Twice the members again and again, each alone on the device, until one fails: that is an answer, no failure."""
+    work = ("--network", network, "--examples", EXAMPLES[network] // 4, "--epochs", bench.few_rounds + 1)
+    results: dict[str, Result] = {}
+    ours, end = f"{count} members", None
+    while count <= MOST_MEMBERS and end is None:
+        entry = bench.entry(f"{count} members", "jaxtrain_loop.py", "default", *work, "--members", count)
+        [results[entry.name]] = contest([entry], bench.few_rounds, _say)
+        end = results[entry.name].failure and f"{entry.name}: {results[entry.name].failure}"
+        count *= 2
+    title = f"{network}, more members, one contestant at a time"
+    table = speed_table(results, ours, FLOPS_AN_IMAGE[network], title, bench.clock)
+    print(f"{end or f'{count // 2} members fit'}\n", flush=True)
+    return {**table, "end": end}
+
+
+def command_buffers() -> dict[str, str]:
+    """XLA_FLAGS, by what is added to a contestant's name: on a GPU with more and fewer command buffers."""
+    option = "--xla_gpu_enable_command_buffer="
+    forms = {", no command buffers": option, ", +WHILE": f"{option}+WHILE,+CONDITIONAL"}
+    return {"": "", **(forms if has_nvidia_gpu() else {})}
+
+
 def loop(bench: Bench) -> Any:
     """Forms of the compiled loop: what of it costs or saves time."""
-    found, buffers = {}, "--xla_gpu_enable_command_buffer="
-    flags = {"": ""}
-    if has_nvidia_gpu():
-        flags |= {", no command buffers": buffers, ", +WHILE": f"{buffers}+WHILE,+CONDITIONAL"}
+    found, flags = {}, command_buffers()
     for network in bench.networks:
         work = ("--network", network, "--examples", EXAMPLES[network], "--epochs", bench.rounds + 1)
         entries = [
@@ -354,6 +390,29 @@ def loop(bench: Bench) -> Any:
             for name, option in flags.items()
         ]
         found[network] = bench.speeds(entries, "default", network, network)
+    if has_nvidia_gpu() and "cnn" in bench.networks:  # a CPU takes minutes over stacked convolutions
+        found["convolutions"] = convolutions(bench)
+    return found
+
+
+def convolutions(bench: Bench) -> Any:
+    """Members of the CNN as one stack, by form of convolution, and one after another."""
+    work = ("--network", "cnn", "--examples", EXAMPLES["cnn"], "--epochs", bench.rounds + 1, "--members", MEMBERS)
+    versions = {f"vmap, {form}": form for form in CONVOLUTIONS} | {"loop": "loop"}
+    entries = [bench.entry(name, "jaxtrain_loop.py", version, *work) for name, version in versions.items()]
+    return bench.speeds(entries, "vmap, lax", "cnn", f"cnn, {MEMBERS} members by form of convolution")
+
+
+def kernels(bench: Bench) -> Any:
+    """What a step is made of, and how long it takes."""
+    found = {}
+    for network in bench.networks:
+        for name, option in command_buffers().items():
+            flags = ("default", "--network", network)
+            entry = bench.entry(f"{network}{name}", "profile_step.py", *flags, environment={"XLA_FLAGS": option})
+            if (one := bench.answer(entry)) is not None:
+                found[entry.name] = one
+    step_table(found)
     return found
 
 
@@ -366,6 +425,7 @@ SUITES: dict[str, Callable[[Bench], Any]] = {
     "memory": memory,
     "scaling": scaling,
     "loop": loop,
+    "kernels": kernels,
 }
 
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 STARTED = time.perf_counter()
 
@@ -85,8 +85,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def serve(make: Callable[[Work], Contestant], versions: Sequence[str]) -> None:
-    """Do what the flags say. `make` imports the framework, reads the data and builds the network."""
+def work_parser(versions: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags that say what is to be trained."""
     parser = argparse.ArgumentParser()
     parser.add_argument("version", choices=versions, nargs="?", default=versions[0])
     parser.add_argument("--network", choices=("mlp", "cnn"), default="mlp")
@@ -96,15 +96,29 @@ def serve(make: Callable[[Work], Contestant], versions: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--asked", action="store_true", help="an epoch for each line on stdin")
-    args = parser.parse_args()
-    work = Work(
+    return parser
+
+
+def work_of(args: argparse.Namespace) -> Work:
+    """What these flags ask for."""
+    return Work(
         args.version, args.network, args.data, args.examples, args.epochs, args.batch_size, args.members, args.seed
     )
-    # Answers have the real stdout to themselves: frameworks print to it as they like.
+
+
+def take_stdout() -> TextIO:
+    """The real stdout, for answers alone: frameworks print to it as they like, and that goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    return answers
 
+
+def serve(make: Callable[[Work], Contestant], versions: Sequence[str]) -> None:
+    """Do what the flags say. `make` imports the framework, reads the data and builds the network."""
+    parser = work_parser(versions)
+    parser.add_argument("--asked", action="store_true", help="an epoch for each line on stdin")
+    args = parser.parse_args()
+    work, answers = work_of(args), take_stdout()
     contestant = make(work)
     ready = time.perf_counter() - STARTED
     if args.asked:
