@@ -45,6 +45,15 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory_maps() -> tuple[int, int]:
+    """Memory maps of this process, and how many Linux grants it; (0, 0) where that is not told."""
+    try:
+        used = Path("/proc/self/maps").read_bytes().count(b"\n")
+        return used, int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def warn_cpu_only() -> str | None:
     """One message for a machine with an NVIDIA GPU whose JAX is CPU-only, else None (also where CPU was asked for)."""
     asked = os.environ.get("JAX_PLATFORMS", "")

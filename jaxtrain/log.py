@@ -113,6 +113,10 @@ class Log:
             events.figure(tag, figure, step)
         self._line({"step": step, "kind": "look", **look.scalars})
 
+    def diverged(self, step: int, note: str) -> None:
+        """The end of a run, or of a member, whose loss is no number any more: a line for who reads the run later."""
+        self._line({"step": step, "kind": "diverged", "note": note})
+
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """A text for TensorBoard's TEXT tab."""
         if self._events:
@@ -228,9 +232,12 @@ class Logs:
         elif looks:
             self.run.look(step, next(iter(looks.values())))
 
-    def diverged(self, note: str) -> None:
-        """A member is left behind."""
-        self.run.terminal.warn(note)
+    def diverged(self, step: int, index: int, note: str) -> None:
+        """A member is left behind, or with it the run is at its end; telling the latter is for who ends it."""
+        if index in self.members:
+            self.members[index].diverged(step, note)
+        else:
+            self.run.diverged(step, note)
 
     def skipped(self, step: int, counts: Mapping[int, int]) -> None:
         """Steps that were left out as they were not finite."""
@@ -274,4 +281,6 @@ def _spread(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Standard deviation of each score; of one member there is none."""
     rows = list(rows)
     names = [name for name in rows[0] if "/" in name] if len(rows) > 1 else []
-    return {name: statistics.stdev(row[name] for row in rows) for name in names}
+    # NumPy's, for a score may be infinite, of which `statistics` makes an error.
+    with np.errstate(invalid="ignore"):
+        return {name: float(np.std([row[name] for row in rows], ddof=1)) for name in names}

@@ -20,7 +20,7 @@ from jaxtrain.data import Data, Feed, Resident, make_feed
 from jaxtrain.errors import RequestError
 from jaxtrain.layout import Layout, Parallel, plan
 from jaxtrain.probe import Probe
-from jaxtrain.program import MEMBERS, Program, compile_program
+from jaxtrain.program import MEMBERS, Program, compile_program, make_room
 from jaxtrain.step import Setting
 from jaxtrain.types import Array, Hyper, Metrics, PyTree, TrainState
 
@@ -234,6 +234,7 @@ def make_group(
     devices = list(jax.local_devices() if devices is None else devices)
     if not isinstance(parallel, Layout):
         parallel = plan(setting, data, hypers[0], len(seeds), parallel, width=len(seeds), devices=devices)
+    make_room()
     layout = dataclasses.replace(parallel, num_devices=min(parallel.num_devices, len(devices)))
     members = [Member(seed, hyper) for seed, hyper in zip(seeds, hypers, strict=True)]
     make = _one_stack if layout.parallel == "vmap" else _one_each

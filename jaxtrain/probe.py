@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxtrain.config import Config
 from jaxtrain.data import Data
@@ -47,6 +48,10 @@ class Probe:
       update_ratio/LAYER: ||update|| / ||kernel||; about 1e-3 is healthy, more may be too high a rate, less too low.
       dead_units/LAYER: share of its units in [0, 1] that no example of the batch sends a gradient to, as behind a ReLU
         that is never on; of a small batch an overestimate.
+      gradient_agreement: the cosine in [-1, 1] of the gradients of the batch's two halves; with c its mean over looks,
+        (B / 2) (1 - c) / c estimates the gradient noise scale in examples. NaN of a batch below four.
+      input_mean, input_std: of all numbers of the batch, as the network sees them.
+      input_feature_ratio: of vectors, the largest root mean square of a feature to the smallest that is not 0.
     histograms:
       params/PATH, gradients/PATH: of each parameter.
       activations/LAYER: of each module's outputs, training pass; not of the outermost one.
@@ -54,6 +59,7 @@ class Probe:
 
     References:
       CS231n, https://cs231n.github.io/neural-networks-3/#ratio (the ratio), #distr (activations and gradients)
+      McCandlish et al. 2018, arXiv:1812.06162, appendix A.1 (the noise scale, from two sizes of batch)
     """
 
     scalars: dict[str, Array]
@@ -74,17 +80,19 @@ def probe(setting: Setting, state: TrainState, batch: Batch) -> Probe:
         batch = augment_batch(setting, state, augment_key, batch)
         part = jax.tree.map(lambda x: x[: x.shape[0] // config.num_micro_batches], batch)
 
-        def data_loss(params: PyTree) -> tuple[Array, PyTree]:
+        def data_loss(params: PyTree, part: Batch) -> tuple[Array, PyTree]:
             applied = setting.model.apply(
                 params, state.batch_stats, part.image, train=True, key=dropout_key, hyper=state.hyper, activations=True
             )
             return jnp.mean(setting.task.loss(applied.outputs, part, state.hyper)), applied.activations
 
-        gradient, activations = jax.grad(data_loss, has_aux=True)(state.params)
+        gradient_of = jax.grad(data_loss, has_aux=True)
+        gradient, activations = gradient_of(state.params, part)
+        agreement = _agreement(lambda half: gradient_of(state.params, half)[0], part)
         dead = _per_kernel(_dead_share, gradient)  # of the data's gradient, for a penalty reaches every weight
         gradient = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(state.params, state.hyper))
         after = updated(setting, state, gradient, state.batch_stats, steps_back=1)
-    scalars = {"gradient_norm": optax.tree.norm(gradient)}
+    scalars = {"gradient_norm": optax.tree.norm(gradient), "gradient_agreement": agreement, **_input(part.image)}
     scalars |= _named("gradient_norm", _per_kernel(_length, gradient))
     scalars |= _named("update_ratio", _per_kernel(_ratio, after.params, state.params))
     scalars |= _named("dead_units", dead)
@@ -115,6 +123,27 @@ def histogram(x: Array) -> Histogram:
 def layer_of(path: str) -> str:
     """Dense_0/kernel -> Dense_0; another array keeps its name."""
     return path.removesuffix("/kernel")
+
+
+def _agreement(gradient_of: Callable[[Batch], PyTree], batch: Batch) -> Array:
+    """The cosine between the gradients of the first and the second half of `batch`."""
+    size = batch.label.shape[0] // 2
+    if size < 2:  # BatchNorm over one example gives nothing to compare
+        return jnp.float32(jnp.nan)
+    halves = jax.tree.map(lambda x: x[: 2 * size].reshape(2, size, *x.shape[1:]), batch)
+    both = lax.map(gradient_of, halves)  # one body, where two calls would be compiled twice
+    products = [x.reshape(2, -1) @ x.reshape(2, -1).T for x in jax.tree.leaves(both)]
+    dots = functools.reduce(jnp.add, products)
+    return dots[0, 1] / jnp.sqrt(dots[0, 0] * dots[1, 1])
+
+
+def _input(image: Array) -> dict[str, Array]:
+    """What the network sees, in numbers."""
+    found = {"input_mean": jnp.mean(image), "input_std": jnp.std(image)}
+    if image.ndim == 2:
+        size = jnp.sqrt(jnp.mean(jnp.square(image), axis=0))
+        found["input_feature_ratio"] = jnp.max(size) / jnp.min(jnp.where(size > 0, size, jnp.inf))
+    return found
 
 
 def _per_kernel(measure: Callable[..., Array], *trees: PyTree) -> dict[str, Array]:

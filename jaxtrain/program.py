@@ -21,7 +21,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxtrain.config import Config
 from jaxtrain.data import Arrays, take
+from jaxtrain.device import memory_maps
 from jaxtrain.errors import RequestError
+from jaxtrain.metrics import scores_alone
 from jaxtrain.optim import keep_snapshot, swa_update, update_control
 from jaxtrain.probe import Probe, probe
 from jaxtrain.step import (
@@ -90,7 +92,18 @@ class Program:
     finite: Callable[[TrainState], Array]
 
 
-# On a CPU what is compiled of a setting has some thousand memory maps; beyond 65,530, Linux's default, XLA crashes.
+def make_room() -> None:
+    """Drop what is compiled where it takes half of the memory maps that Linux grants a process; nothing elsewhere.
+
+    On a CPU what is compiled of a setting has some thousand maps on each device; beyond 65,530, the default limit, XLA
+    ends the process without a word. What is still in use is compiled again when it is called next.
+    """
+    used, limit = memory_maps()
+    if used > limit // 2:
+        compile_program.cache_clear()
+        jax.clear_caches()
+
+
 @functools.lru_cache(maxsize=24)
 def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
     """The programs of `setting`, made once in a process.
@@ -155,9 +168,12 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
 
     single_evaluation = jax.jit(_of_members(mesh, one_evaluation, 0, 0, 0, None, None, None))
 
-    def zeros(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays) -> Metrics:
+    def no_evaluation(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays) -> Metrics:
         shapes = jax.eval_shape(one_evaluation, params, batch_stats, hyper, arrays, jnp.int32(0), jnp.int32(1))
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def zeros(params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays) -> Metrics:
+        return scores_alone(no_evaluation(params, batch_stats, hyper, arrays))
 
     def evaluation_loop(
         params: PyTree, batch_stats: PyTree, hyper: Hyper, arrays: Arrays, start: Array, stop: Array
@@ -166,7 +182,7 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
             return sums + one_evaluation(params, batch_stats, hyper, arrays, start + i * eval_batch_size, stop)
 
         num_batches = (stop - start + eval_batch_size - 1) // eval_batch_size
-        return lax.fori_loop(0, num_batches, body, zeros(params, batch_stats, hyper, arrays))
+        return lax.fori_loop(0, num_batches, body, no_evaluation(params, batch_stats, hyper, arrays))
 
     looped_evaluation = jax.jit(_of_members(mesh, evaluation_loop, 0, 0, 0, None, None, None))
 

@@ -36,6 +36,7 @@ from jaxtrain.request import check_request, check_seed, check_values
 from jaxtrain.result import Run
 from jaxtrain.runs import Ensemble, load_run
 from jaxtrain.step import Setting, init_state, make_setting
+from jaxtrain.tasks import chance
 from jaxtrain.terminal import Terminal
 from jaxtrain.trace import check_trace
 from jaxtrain.types import Hyper, Task
@@ -188,7 +189,7 @@ def fit(
             alone=members is None,
             folder=folder,
             terminal=terminal,
-            facts=_manifest(data, members or (seed,), origin),
+            facts=_manifest(data, setting.task, members or (seed,), origin),
             origin=origin,
             profile_steps=profile_steps,
             checks=checkup,
@@ -328,12 +329,13 @@ def _describe(
     return {**described, "data": {"type": "arrays", "name": data.info.name, "sha256": data.info.sha256}}
 
 
-def _manifest(data: Data, seeds: tuple[int, ...], origin: Origin | None) -> dict[str, Any]:
+def _manifest(data: Data, task: Task, seeds: tuple[int, ...], origin: Origin | None) -> dict[str, Any]:
     return {
         **manifest(),
         "seeds": list(seeds),
         "init_from": None if origin is None else origin.described,
         "data": {**dataclasses.asdict(data.info), **counts(data)},
+        "chance": chance(task, data.label[: data.num_train]),
     }
 
 

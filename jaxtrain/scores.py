@@ -140,8 +140,9 @@ def reliability(log_probability: ArrayLike, label: ArrayLike, num_bins: int = 15
 
 
 def log_softmax(outputs: np.ndarray) -> np.ndarray:
-    """Log-probabilities of a network's outputs, f[..., K], on the host."""
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+    """Log-probabilities of a network's outputs, f[..., K], on the host; NaN of outputs that are infinite."""
+    with np.errstate(invalid="ignore"):
+        shifted = outputs - outputs.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 

@@ -122,6 +122,14 @@ def interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, std, mean - half, mean + half, count, confidence)
 
 
+def finite_interval(values: Iterable[Any]) -> Interval:
+    """`interval`, but NaN for numbers that are not finite, as a task of one's own may give."""
+    numbers = [float(value) for value in values]
+    if all(map(math.isfinite, numbers)):
+        return interval(numbers)
+    return Interval(math.nan, None, None, None, len(numbers))
+
+
 def describe(interval: Interval, percent: bool = True) -> str:
     """As in "98.97 ± 0.06 % (95 % interval 98.90 to 99.04, 5 seeds)", where ± is the standard deviation over seeds.
 

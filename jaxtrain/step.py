@@ -21,7 +21,7 @@ from jaxtrain.augment import augment
 from jaxtrain.config import Config, UnitSchedule
 from jaxtrain.data import Data
 from jaxtrain.errors import RequestError
-from jaxtrain.metrics import from_examples
+from jaxtrain.metrics import EVIDENCE, from_examples
 from jaxtrain.models import is_own_batch_stats, reset_batch_stats
 from jaxtrain.optim import (
     ema_update,
@@ -34,7 +34,7 @@ from jaxtrain.optim import (
     optimizer,
     penalty,
 )
-from jaxtrain.tasks import default_task
+from jaxtrain.tasks import Classification, default_task
 from jaxtrain.types import (
     INIT_KEY,
     STEP_KEY,
@@ -168,10 +168,13 @@ def augment_batch(setting: Setting, state: TrainState, key: Array, batch: Batch)
 
 
 def eval_step(setting: Setting, params: PyTree, batch_stats: PyTree, hyper: Hyper, batch: Batch) -> Metrics:
-    """Scores of a batch: no dropout, running statistics, padding left out."""
+    """Scores of a batch, and what else the task tells for a diagnosis: no dropout, running statistics, no padding."""
+    task = setting.task
     with jax.default_matmul_precision(setting.config.matmul_precision):
-        applied = setting.model.apply(params, batch_stats, batch.image, train=False, hyper=hyper)
-        return from_examples(setting.task.metrics(applied.outputs, batch), batch.weight)
+        outputs = setting.model.apply(params, batch_stats, batch.image, train=False, hyper=hyper).outputs
+        told = task.evidence(outputs, batch) if isinstance(task, Classification) else {}
+        named = {f"{EVIDENCE}{name}": value for name, value in told.items()}
+        return from_examples({**task.metrics(outputs, batch), **named}, batch.weight)
 
 
 def make_init(model: Any, data: Data, config: Config, task: Task | None = None) -> Callable[[Array, Hyper], TrainState]:

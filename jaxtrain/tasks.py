@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtrain import losses
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Array, Batch, Hyper, Task
+
+MIN_RANKED = 4
+"""Classes from which on the place of a wrong label says something."""
 
 
 class Prediction(NamedTuple):
@@ -43,6 +47,15 @@ class Classification:
             "loss": losses.cross_entropy(outputs, batch.label),
             "accuracy": right.astype(jnp.float32),
         }
+
+    def evidence(self, outputs: Array, batch: Batch) -> dict[str, Array]:
+        """label_rank: f32[B], the place of the label in the order of the network's answers, 1 the first. A mistake of a
+        good network stands near the front, a wrong label anywhere. Of fewer than four classes there is none."""
+        if self.num_classes < MIN_RANKED or batch.label.ndim > 1:
+            return {}
+        own = jnp.take_along_axis(outputs, batch.label[:, None], axis=1)
+        rank = 1.0 + jnp.sum(outputs > own, axis=1)
+        return {"label_rank": jnp.where(jnp.isnan(outputs).any(axis=1), self.num_classes, rank).astype(jnp.float32)}
 
     def predict(self, outputs: Array) -> Prediction:
         """Probabilities and the most probable class."""
@@ -90,6 +103,22 @@ def default_task(info: Any) -> Task:
     if info.num_targets is not None:
         return Regression(info.num_targets)
     raise RequestError("the data has neither classes nor targets; pass a task of your own")
+
+
+def chance(task: Task, labels: Any) -> dict[str, float]:
+    """What knowing nothing but these labels' frequencies, or their mean, scores on them: loss, and accuracy where there
+    are classes. Of a task of one's own nothing is known, and of one that scores otherwise, no loss.
+
+    Args:
+      labels: of the training split, on the host: i32[N] or f32[N, T].
+    """
+    if isinstance(task, Classification):
+        share = np.bincount(labels, minlength=task.num_classes) / len(labels)
+        known = share[share > 0]
+        entropy = {"loss": float(-np.sum(known * np.log(known)))}
+        return {**(entropy if type(task).metrics is Classification.metrics else {}), "accuracy": float(share.max())}
+    own = not isinstance(task, Regression) or type(task).metrics is not Regression.metrics
+    return {} if own else {"loss": float(np.mean(np.var(labels, axis=0)))}
 
 
 def _most_probable(logits: Array) -> Array:

@@ -23,7 +23,7 @@ from jaxtrain.errors import NonFiniteError
 from jaxtrain.log import Logs, Look
 from jaxtrain.look import look_at
 from jaxtrain.members import Group, Lane, Row, copy_weights, places
-from jaxtrain.metrics import compute
+from jaxtrain.metrics import compute, evidence
 from jaxtrain.nonfinite import Cause, Kept, describe, find_cause, keep
 from jaxtrain.optim import should_stop
 from jaxtrain.trace import Trace
@@ -176,7 +176,9 @@ def train(
             if store is not None:
                 _save_before(group, kept, group.step - count, store, log, meta)
             cause = _cause(group, diverged[0], kept, count, log)
-            raise NonFiniteError(describe(group, diverged[0], count, views[diverged[0]], cause))
+            note = describe(group, diverged[0], count, views[diverged[0]], cause)
+            log.diverged(group.step, diverged[0], note)
+            raise NonFiniteError(note)
         if diverged:
             _leave_diverged(group, diverged, views, count, log)
         values = {index: _means(views[index]["sums"]) for index in group.running}
@@ -309,7 +311,8 @@ def _leave_diverged(
     for index in diverged:
         member = group.members[index]
         member.reason, member.note = "diverged", describe(group, index, count, views[index])
-        log.diverged(member.note)
+        log.run.terminal.warn(member.note)
+        log.diverged(group.step, index, member.note)
     for lane, mask in _masks(group, diverged):
         retired = lane.program.retire(lane.state, lane.best)
         zeros = jax.tree.map(jnp.zeros_like, lane.sums)
@@ -395,6 +398,8 @@ def _row(step: int, epoch: int, seen: Mapping[str, Any]) -> Row:
     row: Row = {"step": step, "epoch": epoch, "learning_rate": float(seen["rate"])}
     for split in ("train", "val"):
         row |= {f"{split}/{name}": value for name, value in compute(seen[split]).items()}
+    for split in ("train", "val"):  # without a slash: no curve of TensorBoard's, and no score
+        row |= {f"{split}_{name}": value for name, value in evidence(seen[split]).items()}
     return row
 
 

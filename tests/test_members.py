@@ -1,6 +1,7 @@
 """Laws of the member axis: a looped member is the single run, a stacked one does not know its neighbours."""
 
 import dataclasses
+import math
 import re
 import shutil
 
@@ -610,3 +611,16 @@ def test_members_of_different_structure_are_refused(digits):
     setting = make_setting(NETS["mlp"], digits, make_config())
     with pytest.raises(RequestError, match="members 0 and 1 differ in which hyper-parameters are None"):
         make_group(setting, digits, [0, 1], [HYPER, dataclasses.replace(HYPER, dropout_rate=None)])
+
+
+def test_a_test_split_on_which_the_answers_are_not_finite_does_not_cost_the_run(tmp_path):
+    random = np.random.default_rng(0)
+    table, label = random.normal(size=(120, 4)).astype(np.float32), np.arange(120) % 4
+    huge = np.full((20, 4), 3e38, np.float32)
+    data = jt.from_arrays(table, label, test=(huge, label[:20]), preprocess="none")
+    folder = tmp_path / "run"
+    run = jt.fit(
+        jt.MLP(4, hidden=(8,)), data, jt.Config(epochs=1, batch_size=16), workdir=folder, seeds=(0, 1), quiet=True
+    )
+    assert math.isnan(run.test.loss) and math.isfinite(run.val.loss)
+    assert run.summary["ensemble"] == {} and math.isnan(run.summary["interval"]["test"]["loss"]["mean"])

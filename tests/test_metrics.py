@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.errors import RequestError
-from jaxtrain.metrics import compute, empty, from_examples
+from jaxtrain.metrics import compute, empty, evidence, from_examples, scores_alone
 
 RNG = np.random.default_rng(0)
 
@@ -67,3 +67,12 @@ def test_a_mean_of_nothing_is_refused():
 def test_values_of_another_shape_than_the_weights_are_refused(shape):
     with pytest.raises(AssertionError):
         from_examples({"loss": jnp.zeros(shape)}, jnp.ones(4))
+
+
+def test_evidence_is_summed_with_the_scores_and_shown_with_none():
+    metrics = from_examples(
+        {"loss": jnp.array([1.0, 3.0]), "evidence/rank": jnp.array([1.0, 4.0])}, jnp.array([1.0, 1.0])
+    )
+    assert compute(metrics) == {"loss": 2} and evidence(jax.device_get(metrics)) == {"rank": 2.5}
+    assert set(scores_alone(metrics).sums) == {"loss"} and float(scores_alone(metrics).count) == 2
+    assert evidence(jax.device_get(empty(["evidence/rank"]))) == {}

@@ -163,3 +163,42 @@ def test_a_stack_of_members_is_probed_as_each_alone(data):
             assert float(stacked.scalars[name][index]) == pytest.approx(float(value), rel=1e-4)
         for name, counted in alone.histograms.items():
             assert int(stacked.histograms[name].count[index].sum()) == int(counted.count.sum())
+
+
+def test_agreement_is_the_cosine_of_the_gradients_of_both_halves(data):
+    net = jt.MLP(4, hidden=(8,), batch_norm=False)
+    state, batch, config = prepared(net, data)
+    seen = jax.jit(make_probe(net, data, config))(state, batch)
+    step = jax.jit(jt.make_train_step(net, data, dataclasses.replace(config, batch_size=8)))
+
+    def update(half):
+        after = step(state, jax.tree.map(lambda x: x[half], batch))[0].params
+        parts = jax.tree.map(lambda new, old: np.ravel(new - old), after, state.params)
+        return np.concatenate(jax.tree.leaves(parts))
+
+    first, second = update(slice(0, 8)), update(slice(8, 16))
+    cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    assert float(seen.scalars["gradient_agreement"]) == pytest.approx(cosine, rel=1e-3)
+
+
+def test_two_equal_halves_agree_and_three_examples_have_no_halves(data):
+    net = jt.MLP(4, hidden=(8,), batch_norm=False)
+    state, batch, config = prepared(net, data)
+    look = make_probe(net, data, config)
+    twice = jax.tree.map(lambda x: jnp.concatenate([x[:8], x[:8]]), batch)
+    assert float(look(state, twice).scalars["gradient_agreement"]) == pytest.approx(1, abs=1e-5)
+    few = jax.tree.map(lambda x: x[:3], batch)
+    assert np.isnan(float(look(state, few).scalars["gradient_agreement"]))
+
+
+def test_the_input_is_measured_as_the_network_sees_it():
+    rng = np.random.default_rng(0)
+    table = rng.normal(5, 1, (64, 3)).astype(np.float32) * np.array([1, 10, 0], np.float32)
+    data = jt.from_arrays(table, rng.integers(0, 4, 64), preprocess="none")
+    state, batch, config = prepared(jt.Linear(4), data)
+    seen = make_probe(jt.Linear(4), data, config)(state, batch).scalars
+    image = np.asarray(batch.image, np.float64)
+    assert float(seen["input_mean"]) == pytest.approx(image.mean(), rel=1e-5)
+    assert float(seen["input_std"]) == pytest.approx(image.std(), rel=1e-5)
+    sizes = np.sqrt(np.square(image).mean(axis=0))  # of the empty feature there is none
+    assert float(seen["input_feature_ratio"]) == pytest.approx(sizes[1] / sizes[0], rel=1e-4)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxtrain.errors import RequestError
 from jaxtrain.losses import cross_entropy
-from jaxtrain.tasks import Classification, Regression, default_task
+from jaxtrain.tasks import Classification, Regression, chance, default_task
 from jaxtrain.types import Batch, Hyper, Task
 
 LOGITS = jnp.array([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0], [5.0, 0.0, 0.0], [jnp.nan, 0.0, 0.0]])
@@ -70,3 +70,24 @@ def test_default_task_follows_the_data():
     assert default_task(SimpleNamespace(num_classes=None, num_targets=2)) == Regression(2)
     with pytest.raises(RequestError, match="neither"):
         default_task(SimpleNamespace(num_classes=None, num_targets=None))
+
+
+def test_the_rank_of_a_label_is_its_place_among_the_answers():
+    logits = jnp.array([[4.0, 3, 2, 1], [4.0, 3, 2, 1], [4.0, 3, 2, 1], [jnp.nan, 3, 2, 1]])
+    batch = Batch(None, jnp.array([0, 1, 3, 1]), jnp.ones(4))
+    told = Classification(4).evidence(logits, batch)
+    assert told["label_rank"].tolist() == [1, 2, 4, 4]  # NaN is as wrong as can be
+    assert Classification(3).evidence(logits[:, :3], batch) == {}
+
+
+def test_chance_is_what_the_best_constant_answer_scores():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    found = chance(Classification(4), labels)
+    share = np.array([3, 1, 2]) / 6
+    constant = jnp.log(jnp.array([*share, 1e-30]))
+    expected = Classification(4).metrics(jnp.tile(constant, (6, 1)), Batch(None, jnp.asarray(labels), jnp.ones(6)))
+    assert found["loss"] == pytest.approx(float(expected["loss"].mean()), rel=1e-5)
+    assert found["accuracy"] == float(expected["accuracy"].mean()) == 0.5
+    targets = np.array([[0.0, 1], [2, 5], [4, 3]])
+    assert chance(Regression(2), targets)["loss"] == pytest.approx(np.mean((targets - targets.mean(axis=0)) ** 2))
+    assert chance(object(), labels) == {}

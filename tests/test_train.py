@@ -231,6 +231,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(digits,
     with pytest.raises(NonFiniteError, match="gave NaN or infinity, at learning rate|NaN or infinite between steps"):
         jt.fit(net, digits, config, Hyper(learning_rate=1e20), workdir=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "summary.json").exists()
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "diverged" and "NaN" in last["note"]  # for who reads the run later
     with Store(tmp_path / "run" / "checkpoints", read_only=True) as store:
         assert store.steps()
         for step in store.steps():
@@ -362,3 +364,15 @@ def test_regression_trains_and_watches_its_loss():
     )
     assert run.val.mse < 1e-3 and math.isclose(run.summary["best"]["val/loss"], min(r["val/loss"] for r in run.history))
     np.testing.assert_allclose(np.asarray(run.predict(x[:5])).reshape(-1), y[:5], atol=0.1)
+
+
+def test_programs_are_dropped_before_a_process_has_more_memory_maps_than_it_may(digits, monkeypatch):
+    fitted = jt.fit(NET, digits, make_config(epochs=1), HYPER, quiet=True)
+    program = compile_program(fitted.setting)
+    monkeypatch.setattr(program_module, "memory_maps", lambda: (499, 1000))
+    jt.fit(NET, digits, make_config(epochs=1), HYPER, quiet=True)
+    assert compile_program(fitted.setting) is program
+    monkeypatch.setattr(program_module, "memory_maps", lambda: (501, 1000))
+    again = jt.fit(NET, digits, make_config(epochs=1), HYPER, quiet=True)
+    assert compile_program(again.setting) is not program
+    assert again.summary["digest"] == fitted.summary["digest"]
