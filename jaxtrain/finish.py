@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxtrain.config import Config
 from jaxtrain.data import Data
+from jaxtrain.diagnose import headline
 from jaxtrain.files import write_json
 from jaxtrain.leaves import digest
 from jaxtrain.log import Logs
@@ -193,8 +194,18 @@ def show(terminal: Terminal, run: Run) -> None:
     names = list(summary[splits[0]]) if splits else []
     rows = [(split, *(f"{summary[split][name]:.4f}" for name in names)) for split in splits]
     terminal.table(f"{summary['status']}: {summary['final']} weights, step {summary['steps']}", ("split", *names), rows)
+    show_diagnosis(terminal, summary)
     show_speed(terminal, summary)
     show_digest(terminal, summary, run.folder)
+
+
+def show_diagnosis(terminal: Terminal, summary: dict[str, Any]) -> None:
+    """A few lines for each finding: what it rests on, and what to try first. Nothing of a run that looks healthy."""
+    members = len(summary.get("members", ()))
+    for found in summary.get("diagnosis", ()):
+        if found["name"] != "healthy":
+            first = f" First: {found['advice'][0]}" if found["advice"] else ""
+            terminal.say(f"diagnosis: {headline(found, members)}. {found['text']}{first}")
 
 
 def show_speed(terminal: Terminal, summary: dict[str, Any]) -> None:

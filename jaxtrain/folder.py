@@ -9,6 +9,7 @@
     train/ val/ test/ events...   what TensorBoard reads
     checkpoints/    what `--resume` reads
     weights/        the weights that were scored (only of a finished run)
+    tried/          what scripts/diagnose.py --try has tried
     members/003/    of a run of several members: each one's own folder, a run's again but for checkpoints/
     members.csv     their scores
 

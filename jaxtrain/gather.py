@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.data import Data
+from jaxtrain.diagnose import merge_told
+from jaxtrain.errors import RequestError
 from jaxtrain.files import write_json, write_text
-from jaxtrain.finish import show_digest, show_speed
+from jaxtrain.finish import show_diagnosis, show_digest, show_speed
 from jaxtrain.layout import Layout
 from jaxtrain.result import Run
 from jaxtrain.runs import SPLITS, Ensemble
-from jaxtrain.seeds import Interval, cells, interval
+from jaxtrain.seeds import Interval, cells, finite_interval
 from jaxtrain.tasks import Classification, Regression
 from jaxtrain.terminal import Terminal
 
@@ -55,6 +57,9 @@ def gather(
         "members": [{name: run.summary[name] for name in MEMBER_FIELDS if name in run.summary} for run in runs],
         "ensemble": {} if stopped else _score_together(ensemble, data),
     }
+    found = [run.summary["diagnosis"] for run in runs if "diagnosis" in run.summary]
+    if found:
+        summary["diagnosis"] = merge_told(found)
     return dataclasses.replace(ensemble, summary=summary)
 
 
@@ -87,6 +92,7 @@ def show_gathered(terminal: Terminal, ensemble: Ensemble) -> None:
     terminal.table(title, ("score", "mean ± std over seeds", "95 % interval of the mean"), rows)
     for split, report in summary["ensemble"].items():
         terminal.say(_in_words(split, report))
+    show_diagnosis(terminal, summary)
     show_speed(terminal, summary)
     show_digest(terminal, summary, ensemble.folder)
 
@@ -95,7 +101,7 @@ def _intervals(ensemble: Ensemble) -> dict[str, dict[str, dict[str, Any]]]:
     splits = [split for split in SPLITS if vars(getattr(ensemble, split))]
     return {
         split: {
-            metric: dataclasses.asdict(interval([run.summary[split][metric] for run in ensemble.living]))
+            metric: dataclasses.asdict(finite_interval([run.summary[split][metric] for run in ensemble.living]))
             for metric in vars(getattr(ensemble, split))
         }
         for split in splits
@@ -107,11 +113,14 @@ def _score_together(ensemble: Ensemble, data: Data) -> dict[str, Any]:
     if not isinstance(ensemble.living[0].setting.task, Classification | Regression):
         return {}
     spans = {"val": data.val, "test": data.test}
-    return {
-        split: ensemble.evaluate(data.image[start:stop], data.label[start:stop])
-        for split, (start, stop) in spans.items()
-        if stop > start
-    }
+    try:
+        return {
+            split: ensemble.evaluate(data.image[start:stop], data.label[start:stop])
+            for split, (start, stop) in spans.items()
+            if stop > start
+        }
+    except RequestError:  # a member that has not diverged, but whose answer to some example is not finite
+        return {}
 
 
 def _table(members: Sequence[Mapping[str, Any]]) -> str:

@@ -18,6 +18,7 @@ import jax
 from jaxtrain.checkpoint import Store
 from jaxtrain.checks import Checkup
 from jaxtrain.data import Data, Streamed
+from jaxtrain.diagnose import diagnose, in_markdown, read_run
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.files import write_json
 from jaxtrain.finetune import Origin, graft, matches
@@ -173,6 +174,8 @@ def _train_group(
         for run, own in zip(runs, log.members.values() if log.members else [log.run], strict=True):
             log_result(own, run.summary)
         log.flush()
+        _diagnose(runs, list(log.members.values()) or [log.run])
+        log.flush()
         step, clock = group.step, _clock(group, timing)
     lost = log.unwritten  # after a last attempt, when they were closed
     stopped = any(run.summary["status"] == "stopped" for run in runs)
@@ -224,6 +227,23 @@ def _log_start(job: Job, group: Group, log: Logs, first: int) -> None:
     for index, own in log.members.items():
         member = group.members[index]
         log_hyper(own, job.setting, member.hyper, member.seed, group=job.folder.name if job.folder else "")
+
+
+def _diagnose(runs: Sequence[Run], logs: Sequence[Log]) -> None:
+    """What the curves of each show goes into its summary, and to the TEXT tab; no word on a run is worth the run."""
+    if any(run.summary["status"] == "stopped" for run in runs):
+        return  # it goes on, and is told then
+    for run, own in zip(runs, logs, strict=True):
+        if own.folder is None:
+            continue
+        try:
+            history = read_run(own.folder)
+            ended = dataclasses.replace(history, status=run.summary["status"], test=run.summary.get("test", {}))
+            run.summary["diagnosis"] = [finding.to_json() for finding in diagnose(ended)]
+        except Exception as error:
+            own.terminal.warn(f"no diagnosis of {own.folder}: {type(error).__name__}: {error}")
+            continue
+        own.text("diagnosis", in_markdown(run.summary["diagnosis"]), int(run.summary["steps"]))
 
 
 def _write_member(job: Job, run: Run, place: Path) -> None:

@@ -80,7 +80,7 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     try:
         status = main(sys.argv[1:]) or 0
     except (RequestError, WorldError, NonFiniteError) as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         status = error.exit_status
     except FloatingPointError:  # of --debug-nans: the traceback is what was asked for
         traceback.print_exc()
@@ -188,8 +188,8 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def _printable(text: str) -> str:
-    """Names of files may hold what a terminal obeys."""
+def printable(text: str) -> str:
+    """Text without what a terminal obeys, which names of files and what others have written may hold."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 

@@ -27,7 +27,7 @@ LEVELS = [
         "trace",
     },
     {"checkpoint", "metrics", "data", "models", "optim", "overrides", "folder", "log", "ensemble", "space"},
-    {"tasks", "plots", "configfile", "seeds"},
+    {"tasks", "plots", "configfile", "seeds", "diagnose"},
     {"step"},
     {"probe"},
     {"program", "layout", "look"},
@@ -39,7 +39,7 @@ LEVELS = [
     {"job"},
     {"report"},
     {"run", "script"},
-    {"search"},
+    {"search", "tryout"},
     {"__init__"},
 ]
 WORDS = {"types", "errors", "config"}  # what everything speaks, and may import

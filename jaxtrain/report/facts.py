@@ -5,8 +5,7 @@ an interval that has no ends; nothing below asks whether there are several membe
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import jax
 
 from jaxtrain.data import Data
+from jaxtrain.diagnose import headline
 from jaxtrain.errors import RequestError
 from jaxtrain.folder import read_config, read_json
 from jaxtrain.models import model_table
@@ -23,7 +23,7 @@ from jaxtrain.report.mistakes import Mistakes, Residuals, find_mistakes
 from jaxtrain.report.settings import Row, settings
 from jaxtrain.result import Run
 from jaxtrain.runs import SPLITS, Ensemble
-from jaxtrain.seeds import Interval, interval
+from jaxtrain.seeds import Interval, finite_interval
 from jaxtrain.tasks import Classification, Regression
 
 TOGETHER = {"accuracy": "accuracy", "loss": "nll"}
@@ -131,7 +131,7 @@ def gather_facts(
       run: finished.
       data: what it was trained on; without it there are neither baselines nor mistakes.
       folder: of the run, whose manifest.json, config.json and checks.json are read if they are there.
-      diagnosis: what somebody else found.
+      diagnosis: what somebody else found; by default what the summary says.
       baseline: whether to train a linear network beside it.
       no_data: why there is no data, for the reader.
 
@@ -171,17 +171,18 @@ def gather_facts(
         settings=settings(first, described),
         manifest=read_json(folder / "manifest.json") or {},
         checks=_checks(read_json(folder / "checks.json", (dict, list))),
-        diagnosis=None if diagnosis is None else tuple(diagnosis),
+        diagnosis=_diagnosis(summary) if diagnosis is None else tuple(diagnosis),
         repeatable=_is_repeatable(described or {}),
     )
 
 
-def finite_interval(values: Iterable[Any]) -> Interval:
-    """`seeds.interval`, but NaN for numbers that are not finite, as a task of one's own may give."""
-    numbers = [float(value) for value in values]
-    if all(map(math.isfinite, numbers)):
-        return interval(numbers)
-    return Interval(math.nan, None, None, None, len(numbers))
+def _diagnosis(summary: Mapping[str, Any]) -> tuple[Finding, ...] | None:
+    """None of a run from before there were any, and of one that wrote nothing while it was trained."""
+    found = summary.get("diagnosis")
+    if found is None:
+        return None
+    members = len(summary.get("members", ()))
+    return tuple(Finding(one["text"], " ".join(one["advice"]), headline(one, members)) for one in found)
 
 
 def _scores(run: Run | Ensemble, living: Sequence[Run]) -> tuple[Score, ...]:

@@ -38,7 +38,7 @@ def write_report(
       run: a finished run, of one member or of several.
       data: what it was trained on; None leaves out what needs it.
       folder: of the run; manifest.json, config.json, checks.json and curves.png in it are made use of.
-      diagnosis: lines of a section of that name; None leaves it out.
+      diagnosis: lines of a section of that name; by default those of the summary.
       baseline: whether to train a linear network for comparison, which takes a few seconds once a process.
       no_data: why there is no data, for the reader.
       events: where figures of the mistakes go, for TensorBoard.
