@@ -13,7 +13,7 @@ import jaxtrain as jt
 from jaxtrain.data import load_data
 
 CIFAR_CLASSES = (0, 1, 6, 7)  # airplane, automobile, frog, horse
-SIZES = {"digits": 1437, "mnist": 5000, "fashion": 5000, "cifar": 4000, "friedman": 2500}
+SIZES = {"digits": 1437, "mnist": 5000, "fashion": 5000, "cifar": 2500, "friedman": 2500}
 NUM_TEST = 2000
 
 
