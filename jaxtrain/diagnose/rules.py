@@ -96,6 +96,8 @@ def _softmax_twice(signs: Signs) -> Finding | None:
     away = median(np.abs(signs.train_loss - math.log(math.e + classes - 1) + signs.train_accuracy)[late:])
     if loss <= _most_of_honest(accuracy, classes) or not away < 0.08 or abs(signs.end(signs.mode_gaps)) > 0.1:
         return None
+    if signs.update_ratio < 5e-4:  # what has hardly begun passes there, too
+        return None
     return Finding(
         "wrong_target",
         f"{_percent(accuracy)} of the training examples are right, yet the loss is {loss:.3f}; the loss of"
@@ -460,7 +462,8 @@ def leaked_validation(signs: Signs) -> Finding | None:
 def overfitting(signs: Signs) -> Finding | None:
     gap, rise = signs.quality_gap, signs.val_rise
     train, val = signs.end(signs.train_loss), signs.end(signs.val_loss)
-    by_gap = ramp(gap, 0.1, 0.25)
+    # Between a network's answers and classes that are hard to tell some gap is usual; between numbers it is not.
+    by_gap = ramp(gap, 0.15, 0.3) if signs.by_accuracy else ramp(gap, 0.1, 0.25)
     by_rise = ramp(rise, 0.15, 0.6) * ramp(signs.loss_gap / signs.scale, 0.05, 0.2)
     if signs.bare:
         by_gap = _gap_of_curves(signs)
@@ -494,7 +497,7 @@ def underfitting(signs: Signs) -> Finding | None:
     if signs.bare:
         return _poor(signs, train, val)
     held_back = -signs.end(signs.mode_gaps) if signs.same_labels else math.nan
-    by_quality = ramp(train, 0.88, 0.6)
+    by_quality = ramp(train, 0.77, 0.55) if signs.by_accuracy else ramp(train, 0.88, 0.6)
     by_dropout = ramp(held_back, 0.1, 0.2) * ramp(train, 0.97, 0.9)
     degree = max(by_quality, by_dropout) * ramp(train - val, 0.15, 0.05)
     if degree <= 0 or train < 0.03:  # at chance it is something else
