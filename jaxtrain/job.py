@@ -243,7 +243,8 @@ def _diagnose(runs: Sequence[Run], logs: Sequence[Log]) -> None:
         except Exception as error:
             own.terminal.warn(f"no diagnosis of {own.folder}: {type(error).__name__}: {error}")
             continue
-        own.text("diagnosis", in_markdown(run.summary["diagnosis"]), int(run.summary["steps"]))
+        # In the group of the summary: of three groups TensorBoard opens two.
+        own.text("summary/diagnosis", in_markdown(run.summary["diagnosis"]), int(run.summary["steps"]))
 
 
 def _write_member(job: Job, run: Run, place: Path) -> None:

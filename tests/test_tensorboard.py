@@ -270,6 +270,7 @@ def test_text_shows_the_config_and_the_result(board: Visit):
     with tab(board, "text", "tf-text-dashboard") as dashboard:
         card(dashboard, "tf-markdown-view pre", '"batch_size"').wait_for()
         card(dashboard, "tf-markdown-view table", "test").wait_for()
+        dashboard.locator("tf-markdown-view ol").first.wait_for()  # what the diagnosis advises
 
 
 def test_hparams_shows_a_row_with_the_scores(board: Visit):
