@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 from jaxtrain.data import Data
 from jaxtrain.diagnose import merge_told
-from jaxtrain.errors import RequestError
 from jaxtrain.files import write_json, write_text
 from jaxtrain.finish import show_diagnosis, show_digest, show_speed
 from jaxtrain.layout import Layout
@@ -113,14 +113,12 @@ def _score_together(ensemble: Ensemble, data: Data) -> dict[str, Any]:
     if not isinstance(ensemble.living[0].setting.task, Classification | Regression):
         return {}
     spans = {"val": data.val, "test": data.test}
-    try:
-        return {
-            split: ensemble.evaluate(data.image[start:stop], data.label[start:stop])
-            for split, (start, stop) in spans.items()
-            if stop > start
-        }
-    except RequestError:  # a member that has not diverged, but whose answer to some example is not finite
-        return {}
+    # A member that has not diverged may have an answer to some example that is not finite: of those there is no mean.
+    return {
+        split: ensemble.evaluate(data.image[start:stop], data.label[start:stop])
+        for split, (start, stop) in spans.items()
+        if stop > start and all(math.isfinite(run.summary[split]["loss"]) for run in ensemble.living)
+    }
 
 
 def _table(members: Sequence[Mapping[str, Any]]) -> str:

@@ -173,7 +173,6 @@ def _train_group(
         runs = finish(group, timing, log, folders)
         for run, own in zip(runs, log.members.values() if log.members else [log.run], strict=True):
             log_result(own, run.summary)
-        log.flush()
         _diagnose(runs, list(log.members.values()) or [log.run])
         log.flush()
         step, clock = group.step, _clock(group, timing)

@@ -8,7 +8,7 @@ import contextlib
 import math
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,17 @@ def check_seed(seed: Any) -> int:
     if not 0 <= seed < 2**32:
         raise RequestError(f"seed is {seed}; give a number from 0 to 4294967295")
     return int(seed)
+
+
+def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """The seeds of several members, at least one and each once, or RequestError."""
+    chosen = tuple(map(check_seed, seeds))
+    if not chosen:
+        raise RequestError("seeds is empty: 0 members were asked for; give at least one seed")
+    if len(set(chosen)) < len(chosen):
+        twice = next(seed for seed in chosen if chosen.count(seed) > 1)
+        raise RequestError(f"seed {twice} was given twice; members of one seed are one and the same, give each once")
+    return chosen
 
 
 def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:

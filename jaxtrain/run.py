@@ -32,7 +32,7 @@ from jaxtrain.layout import ALONE, Layout, Parallel, plan
 from jaxtrain.models import model_table
 from jaxtrain.program import compile_program
 from jaxtrain.report import write_report
-from jaxtrain.request import check_request, check_seed, check_values
+from jaxtrain.request import check_request, check_seed, check_seeds, check_values
 from jaxtrain.result import Run
 from jaxtrain.runs import Ensemble, load_run
 from jaxtrain.step import Setting, init_state, make_setting
@@ -146,7 +146,7 @@ def fit(
     started = time.perf_counter()
     config, hyper = config or Config(), hyper or Hyper()
     terminal = Terminal(quiet=quiet)
-    members = None if seeds is None else _checked_seeds(seeds)
+    members = None if seeds is None else check_seeds(seeds)
     check_seed(seed)
     check_values(config, hyper)
     described = _describe(model, data, config, hyper, seed, members, parallel)
@@ -237,16 +237,6 @@ def _checked(setting: Setting, data: Data, hyper: Hyper, seed: int, terminal: Te
         names = ", ".join(each.name for each in checkup.failed)
         raise WorldError(f"the checks before training failed ({names}); mend what they say, or train without them")
     return checkup
-
-
-def _checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    chosen = tuple(map(check_seed, seeds))
-    if not chosen:
-        raise RequestError("seeds is empty: 0 members were asked for; give at least one seed")
-    if len(set(chosen)) < len(chosen):
-        twice = next(seed for seed in chosen if chosen.count(seed) > 1)
-        raise RequestError(f"seed {twice} was given twice; members of one seed are one and the same, give each once")
-    return chosen
 
 
 def _recorded(folder: Path, layout: Layout, terminal: Terminal) -> Layout:

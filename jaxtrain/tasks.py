@@ -50,8 +50,9 @@ class Classification:
 
     def evidence(self, outputs: Array, batch: Batch) -> dict[str, Array]:
         """label_rank: f32[B], the place of the label in the order of the network's answers, 1 the first. A mistake of a
-        good network stands near the front, a wrong label anywhere. Of fewer than four classes there is none."""
-        if self.num_classes < MIN_RANKED or batch.label.ndim > 1:
+        good network stands near the front, a wrong label anywhere. Of fewer than four classes there is none, nor of a
+        task that scores its outputs otherwise, for they may be of another kind."""
+        if self.num_classes < MIN_RANKED or batch.label.ndim > 1 or not scores_as_shipped(self):
             return {}
         own = jnp.take_along_axis(outputs, batch.label[:, None], axis=1)
         rank = 1.0 + jnp.sum(outputs > own, axis=1)
@@ -105,6 +106,12 @@ def default_task(info: Any) -> Task:
     raise RequestError("the data has neither classes nor targets; pass a task of your own")
 
 
+def scores_as_shipped(task: Task) -> bool:
+    """Whether its metrics are those of Classification or Regression, and not a subclass's own."""
+    shipped = next((kind for kind in (Classification, Regression) if isinstance(task, kind)), None)
+    return shipped is not None and type(task).metrics is shipped.metrics
+
+
 def chance(task: Task, labels: Any) -> dict[str, float]:
     """What knowing nothing but these labels' frequencies, or their mean, scores on them: loss, and accuracy where there
     are classes. Of a task of one's own nothing is known, and of one that scores otherwise, no loss.
@@ -115,10 +122,9 @@ def chance(task: Task, labels: Any) -> dict[str, float]:
     if isinstance(task, Classification):
         share = np.bincount(labels, minlength=task.num_classes) / len(labels)
         known = share[share > 0]
-        entropy = {"loss": float(-np.sum(known * np.log(known)))}
-        return {**(entropy if type(task).metrics is Classification.metrics else {}), "accuracy": float(share.max())}
-    own = not isinstance(task, Regression) or type(task).metrics is not Regression.metrics
-    return {} if own else {"loss": float(np.mean(np.var(labels, axis=0)))}
+        entropy = {"loss": float(-np.sum(known * np.log(known)))} if scores_as_shipped(task) else {}
+        return {**entropy, "accuracy": float(share.max())}
+    return {"loss": float(np.mean(np.var(labels, axis=0)))} if scores_as_shipped(task) else {}
 
 
 def _most_probable(logits: Array) -> Array:

@@ -99,8 +99,9 @@ class Bench:
         return max(1, self.rounds // 2)
 
     def speeds(self, entries: Sequence[Entry], ours: str, network: str, title: str, rounds: int | None = None) -> Any:
-        """A contest, and its table."""
-        results = self._noted(contest(entries, rounds or self.rounds, _say))
+        """A contest, with what the machine can do in the same rounds, and its table."""
+        limit = self.entry(LIMIT, "limit.py", *(["--gpu"] if has_nvidia_gpu() else []))
+        results = self._noted(contest([limit, *entries], rounds or self.rounds, _say))
         return speed_table(results, ours, FLOPS_AN_IMAGE[network], title, self.clock)
 
     def programs(self, entries: Sequence[Entry], ours: str) -> Any:
@@ -193,7 +194,6 @@ def single(bench: Bench) -> Any:
 def one_network(bench: Bench, network: str) -> Any:
     work = ("--network", network, "--examples", EXAMPLES[network], "--epochs", bench.rounds + 1)
     entries = [
-        bench.entry(LIMIT, "limit.py", *(["--gpu"] if has_nvidia_gpu() else [])),
         bench.entry(OURS, "jaxtrain_loop.py", "default", *work),
         bench.entry("bare loop", "jaxtrain_loop.py", "bare", *work),
         *bench.peer("Keras fit", "keras_fit.py", *work),
@@ -209,7 +209,6 @@ def members(bench: Bench) -> Any:
     work = ("--network", "mlp", "--examples", EXAMPLES["mlp"] // 3, "--epochs", bench.few_rounds + 1)
     many = (*work, "--members", MEMBERS)
     entries = [
-        bench.entry(LIMIT, "limit.py", *(["--gpu"] if has_nvidia_gpu() else [])),
         bench.entry(f"{MEMBERS} members", "jaxtrain_loop.py", "default", *many),
         bench.entry(f"{MEMBERS} members, vmap", "jaxtrain_loop.py", "vmap", *many),
         bench.entry("single runs in turn", "jaxtrain_loop.py", "default", *work),

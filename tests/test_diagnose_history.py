@@ -9,7 +9,7 @@ import pytest
 
 import jaxtrain as jt
 from jaxtrain.diagnose import History, diagnose, read_csv, read_members, read_run
-from jaxtrain.diagnose.history import column_name, column_names
+from jaxtrain.diagnose.foreign import column_name, column_names
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 
 CONFIG = jt.Config(epochs=4, batch_size=16, log_every_steps=4)

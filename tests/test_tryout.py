@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ import pytest
 
 import jaxtrain as jt
 from jaxtrain.configfile import from_json, load_config, to_json
-from jaxtrain.diagnose import NAMES, Diagnosis, Finding
+from jaxtrain.diagnose import NAMES, Diagnosis, Finding, History
+from jaxtrain.diagnose.advice import advise
+from jaxtrain.diagnose.signs import Signs
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.fields import replace_at
 from jaxtrain.optim import make_schedule
@@ -30,7 +33,7 @@ from jaxtrain.tryout import (
     try_remedies,
     write_best,
 )
-from jaxtrain.tryout.tryout import judge
+from jaxtrain.tryout.judge import judge
 from jaxtrain.tryout.words import table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,11 +84,26 @@ def test_each_remedy_changes_the_experiment_to_another_that_can_be_written_and_t
     changed = [remedy.change(experiment) for remedy in suggested]
     assert len({remedy.name for remedy in suggested}) == len(suggested)
     assert all(one != experiment and changed.count(one) == 1 for one in changed)
-    assert all(remedy.change(remedy.change(experiment)) is not None for remedy in suggested)
     for one in changed:
         check_values(one.config, one.hyper)
         assert from_json(json.loads(json.dumps(to_json(one)))) == one
         assert (one.data.name, one.data.val_share, one.config.epochs) == (experiment.data.name, 0.1, 6)
+
+
+@pytest.mark.parametrize("optimizer", [jt.Adam(), jt.Sgd()])
+@pytest.mark.parametrize("experiment", [PLAIN, MENDED], ids=["plain", "mended"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_REMEDY])
+def test_a_number_that_is_advised_is_tried(name, experiment, optimizer):
+    experiment = replace_at(experiment, "config.optimizer", optimizer)
+    facts: dict = {"optimizer": type(optimizer).__name__}
+    for field in ("learning_rate", "weight_decay", "dropout_rate"):
+        facts |= {} if (value := getattr(experiment.hyper, field)) is None else {field: value}
+    text = " ".join(advise(name, Signs(History([], facts=facts))))
+    advised = re.findall(r"--hyper\.(\w+) ([0-9.e+-]*[0-9])", text)
+    suggested = [one.change(experiment).hyper for one in remedies(found(name), experiment, image_shape=SHAPE)]
+    for field, value in advised:
+        tried = {f"{float(getattr(hyper, field) or 0):.2g}" for hyper in suggested}
+        assert f"{float(value):.2g}" in tried, (field, value)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_REMEDY])

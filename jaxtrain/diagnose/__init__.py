@@ -9,7 +9,8 @@ docs/diagnosis.md.
 
 from jaxtrain.diagnose.diagnosis import Diagnosis, diagnose, diagnose_path, merge_told
 from jaxtrain.diagnose.findings import NAMES, Finding
-from jaxtrain.diagnose.history import History, read_csv, read_members, read_run
+from jaxtrain.diagnose.foreign import read_csv
+from jaxtrain.diagnose.history import History, read_members, read_run
 from jaxtrain.diagnose.words import headline, in_markdown, in_words
 
 __all__ = [

@@ -2,9 +2,9 @@
 
 Preprocessing, optimizer, learning rate and annealing come first; then L2, dropout, more data.
 
-Imports signs. The fact that surprises: advice knows the run. What is done already is not advised again, and a number is
-given wherever the run's own is known. Of curves that another program wrote nothing is known, and its reader has no
-flags and scripts of ours: advice is the same, in the words of the field.
+Imports signs. Its numbers are those that `tryout` tries. The fact that surprises: advice knows the run. What is done
+already is not advised again, and a number is given wherever the run's own is known. Of curves that another program
+wrote nothing is known, and its reader has no flags and scripts of ours: advice is the same, in the words of the field.
 
 References:
   CS231n, https://cs231n.github.io/neural-networks-3/ (the order), https://cs231n.github.io/neural-networks-2/
@@ -184,17 +184,12 @@ def _overfitting(signs: Signs):
     if signs.bare:
         yield from _overfitting_elsewhere(signs)
         return
-    decay, dropout = signs.facts.get("weight_decay"), signs.facts.get("dropout_rate")
-    yield (
-        f"More weight decay (--hyper.weight_decay {3 * float(decay):.2g}, now {float(decay):.2g})."
-        if decay
-        else "Weight decay (--hyper.weight_decay 0.01)."
-    )
-    yield (
-        f"More dropout (--hyper.dropout_rate {min(0.7, float(dropout) + 0.2):.2g}, now {float(dropout):.2g})."
-        if dropout
-        else "Dropout (--hyper.dropout_rate 0.3)."
-    )
+    decay, dropout = (float(signs.facts.get(name) or 0) for name in ("weight_decay", "dropout_rate"))
+    usual = 1e-3 if signs.facts.get("optimizer") == "Sgd" else 0.1
+    now = f", now {decay:.2g}" if decay else ""
+    yield f"More weight decay (--hyper.weight_decay {10 * decay or usual:.2g}{now})."
+    now = f", now {dropout:.2g}" if dropout else ""
+    yield f"More dropout (--hyper.dropout_rate {0.3 if dropout < 0.3 else 0.5}{now})." if dropout < 0.5 else ""
     yield "Augmentation (config.augment: crop, flip), or more data: nothing helps as much."
     yield "" if signs.facts.get("patience") else "Keep the best epoch (config.early_stopping)."
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from jaxtrain.diagnose.advice import advise
 from jaxtrain.diagnose.findings import NAMES, TOLD, Finding
-from jaxtrain.diagnose.history import History, read_csv, read_members, read_run
+from jaxtrain.diagnose.foreign import read_csv
+from jaxtrain.diagnose.history import History, read_members, read_run
 from jaxtrain.diagnose.rules import RULES
 from jaxtrain.diagnose.signs import Signs
 

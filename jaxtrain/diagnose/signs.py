@@ -299,7 +299,7 @@ class Signs:
     def same_labels(self) -> bool:
         """Whether the steps are scored against the labels themselves, so that their loss can be held against that of
         evaluation; smoothed or mixed ones keep it up."""
-        return not any(self.facts.get(name) for name in ("label_smoothing", "mixup", "cutmix"))
+        return not any(self.facts.get(name) for name in ("label_smoothing", "mixup"))
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         pairs = [

@@ -7,9 +7,10 @@ Imports everything below it, `run` too. No statistics are made here: a gain is a
 """
 
 from jaxtrain.tryout.best import write_best
+from jaxtrain.tryout.judge import Trial, Tryout
 from jaxtrain.tryout.remedies import NO_REMEDY, Remedy, remedies
 from jaxtrain.tryout.short import shorten
-from jaxtrain.tryout.tryout import SHARE, Trial, Tryout, try_remedies
+from jaxtrain.tryout.tryout import SHARE, try_remedies
 from jaxtrain.tryout.words import in_words, show
 
 __all__ = [

@@ -11,7 +11,7 @@ from jaxtrain.config import Experiment, own_functions
 from jaxtrain.configfile import to_json
 from jaxtrain.fields import fields_of, is_instance_of_dataclass
 from jaxtrain.files import remove, write_json, write_text
-from jaxtrain.tryout.tryout import Tryout
+from jaxtrain.tryout.judge import Tryout
 from jaxtrain.types import Model
 
 _OWN = '''"""The best of what was tried: {name}. Run it by scripts/train.py --config and the path of this file."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jaxtrain.seeds import MOST_SEEDS, Comparison, Interval, cells, interval, is_percent
 from jaxtrain.seeds import in_words as compared_in_words
 from jaxtrain.terminal import Terminal
-from jaxtrain.tryout.tryout import Judged, Trial, Tryout, is_far_apart
+from jaxtrain.tryout.judge import Judged, Trial, Tryout, is_far_apart
 
 MANY = 4
 """Remedies from which on it is said that one of them may have helped by luck."""
