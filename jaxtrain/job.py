@@ -29,7 +29,7 @@ from jaxtrain.layout import Layout, num_parts_that_fit
 from jaxtrain.log import Log, Logs
 from jaxtrain.members import Group, make_group
 from jaxtrain.optim import init_swa
-from jaxtrain.overview import log_config, log_graphs, log_hyper, log_result
+from jaxtrain.overview import log_config, log_graphs, log_hyper, log_result, result_step
 from jaxtrain.result import Run, load_one
 from jaxtrain.runs import Ensemble
 from jaxtrain.step import Setting, init_state
@@ -243,7 +243,7 @@ def _diagnose(runs: Sequence[Run], logs: Sequence[Log]) -> None:
             own.terminal.warn(f"no diagnosis of {own.folder}: {type(error).__name__}: {error}")
             continue
         # In the group of the summary: of three groups TensorBoard opens two.
-        own.text("summary/diagnosis", in_markdown(run.summary["diagnosis"]), int(run.summary["steps"]))
+        own.text("summary/diagnosis", in_markdown(run.summary["diagnosis"]), result_step(run.summary))
 
 
 def _write_member(job: Job, run: Run, place: Path) -> None:

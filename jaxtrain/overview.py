@@ -71,8 +71,17 @@ def log_result(log: Log, summary: Mapping[str, Any]) -> None:
     """The result as a table, for the TEXT tab, and how the run ended, for HPARAMS; nothing of one that goes on."""
     if summary["status"] == "stopped":
         return
-    log.text("summary", summary_table(summary), int(summary["steps"]))
-    log.put(session_end(summary["status"] != "diverged"), int(summary["steps"]))
+    log.text("summary", summary_table(summary), result_step(summary))
+    log.put(session_end(summary["status"] != "diverged"), result_step(summary))
+
+
+def result_step(summary: Mapping[str, Any]) -> int:
+    """The step at which a result is told in words: behind the last one, where a resumed run drops what was written.
+
+    A process that was killed after it had told the result is resumed from the last checkpoint and tells it again; and
+    a run that goes on for more epochs has another result.
+    """
+    return int(summary["steps"]) + 1
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
