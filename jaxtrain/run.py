@@ -28,6 +28,7 @@ from jaxtrain.finish import counts, show
 from jaxtrain.folder import check_folder, default_folder, read_config, read_manifest, read_summary
 from jaxtrain.gather import speed_of
 from jaxtrain.job import Job, gathered, train_all
+from jaxtrain.kernel_ridge import kernel_ridge
 from jaxtrain.layout import ALONE, Layout, Parallel, plan
 from jaxtrain.models import model_table
 from jaxtrain.program import compile_program
@@ -326,6 +327,7 @@ def _manifest(data: Data, task: Task, seeds: tuple[int, ...], origin: Origin | N
         "init_from": None if origin is None else origin.described,
         "data": {**dataclasses.asdict(data.info), **counts(data)},
         "chance": chance(task, data.label[: data.num_train]),
+        "kernel_ridge": kernel_ridge(task, data),
     }
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "cor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
 import numpy as np
-from recipes import Recipe, described, recipes
+from recipes import Recipe, data_of, described, recipes
 
 import jaxtrain as jt
 from jaxtrain.device import enable_compilation_cache, one_device_per_core
@@ -70,16 +70,7 @@ def main(args: list[str]) -> int:
 def train(recipe: Recipe) -> list[dict[str, Any]]:
     """A line for each seed: what it is, how well it did on the test split, and its history."""
     case = recipe.make()
-    arrays = case.arrays
-    data = jt.from_arrays(
-        arrays.image,
-        arrays.label,
-        val_share=case.val_share,
-        test=(arrays.test_image, arrays.test_label),
-        preprocess=case.preprocess,  # pyright: ignore[reportArgumentType]
-        num_classes=arrays.num_classes,
-        name=recipe.data,
-    )
+    arrays, data = case.arrays, data_of(case, recipe.data)
     common = {"half": recipe.half, "name": recipe.name, "twin": recipe.twin, "kind": recipe.kind, **described(case)}
     with tempfile.TemporaryDirectory() as folder:
         try:

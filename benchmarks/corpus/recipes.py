@@ -41,6 +41,10 @@ class Case:
         """Other static choices."""
         return replace(self, config=replace(self.config, **values))
 
+    def networks(self, **values: Any) -> "Case":
+        """The network with other fields."""
+        return replace(self, model=self.model.clone(**values))
+
     def stack(self, **values: Any) -> "Case":
         """`Stack` in the place of the network, of about its size."""
         convolves = isinstance(self.model, jt.CNN | jt.ResNet)
@@ -68,6 +72,20 @@ class Recipe:
 
 
 Change = Callable[[Case, np.random.Generator], Case]
+
+
+def data_of(case: Case, name: str = "arrays") -> jt.Data:
+    """Its arrays, split and prepared."""
+    arrays = case.arrays
+    return jt.from_arrays(
+        arrays.image,
+        arrays.label,
+        val_share=case.val_share,
+        test=(arrays.test_image, arrays.test_label),
+        preprocess=case.preprocess,  # pyright: ignore[reportArgumentType]
+        num_classes=arrays.num_classes,
+        name=name,
+    )
 
 
 def _outputs(arrays: sets.Arrays) -> int:
@@ -149,7 +167,7 @@ def _leaked(copies: int, count: int) -> Change:
     return change
 
 
-def _unscaled(case: Case, rng: np.random.Generator) -> Case:
+def unscaled(case: Case, rng: np.random.Generator) -> Case:
     """Pixels from 0 to 255 as they come; features of scales that differ by up to a thousand."""
     arrays = case.arrays
     if arrays.image.ndim == 2:
@@ -205,14 +223,14 @@ def faults(case: Case) -> Iterator[tuple[str, str, str, Change]]:
     for count in (50, 100, 200, 400):
         yield "overfitting", f"{count} examples", "base", _few(count)
     yield "healthy", "plain", "plain", lambda c, r: c.stack()
-    yield "not_normalised", "raw", plain, lambda c, r: _unscaled(c.stack(), r)
+    yield "not_normalised", "raw", plain, lambda c, r: unscaled(c.stack(), r)
     yield (
         "not_normalised",
         "raw, sgd",
         plain,
-        lambda c, r: _unscaled(c.stack(), r).configs(optimizer=jt.Sgd()).hypers(learning_rate=0.01),
+        lambda c, r: unscaled(c.stack(), r).configs(optimizer=jt.Sgd()).hypers(learning_rate=0.01),
     )
-    yield "not_normalised", "raw, lr x3", plain, lambda c, r: _unscaled(c.stack(), r).number(learning_rate=3)
+    yield "not_normalised", "raw, lr x3", plain, lambda c, r: unscaled(c.stack(), r).number(learning_rate=3)
     if not convolves:
         for depth in (6, 10, 16):
             yield (
@@ -281,8 +299,9 @@ TUNING = (
     ("mnist", "sgd"),
     ("fashion", "mlp"),
     ("fashion", "cnn"),
+    ("tops", "mlp"),
 )
-HELD_OUT = (("friedman", "sgd"), ("digits", "sgd"), ("cifar", "cnn"), ("cifar", "resnet"))
+HELD_OUT = (("friedman", "sgd"), ("digits", "sgd"), ("waveform", "mlp"), ("cifar", "cnn"), ("cifar", "resnet"))
 """A data set and a network that the rules never saw, and data that they saw with another optimizer."""
 
 OTHER_SEEDS = ("fashion",)

@@ -168,8 +168,13 @@ def main() -> None:
     if flags.misses:
         print("", *misses(scored), sep="\n")
     if flags.write is not None:
-        before, rest = flags.write.read_text(encoding="utf-8").split(BEGIN)
-        write_text(flags.write, f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}")
+        write_between(flags.write, BEGIN, END, tables)
+
+
+def write_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Put `text` in the place of what stands between two marks of a file."""
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    write_text(path, f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ class History:
         train/accuracy, val/accuracy (in [0, 1]), train/mse...; train_label_rank and val_label_rank.
       points: log points: step, train/step_loss (training mode, running mean since the last one), learning_rate.
       looks: close looks at a step, as in `Probe.scalars`: gradient_norm, update_ratio/LAYER, dead_units/LAYER...
-      facts: what is known beside: num_classes, num_train, num_val, num_test, chance_loss, chance_accuracy, batch_size,
-        epochs (planned), learning_rate, optimizer, schedule, weight_decay, dropout_rate, preprocess, batch_norm.
+      facts: what is known beside: num_classes, num_train, num_val, num_test, chance_loss, chance_accuracy,
+        kernel_accuracy or kernel_mse (on the validation split, see `jaxtrain.kernel_ridge`), batch_size, epochs
+        (planned), learning_rate, optimizer, schedule, weight_decay, dropout_rate, preprocess, batch_norm.
       test: scores on the test split, where there are any.
       status: whether it goes on.
       note: what happened to one that diverged.
@@ -141,6 +142,9 @@ def _facts(described: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[st
     chance = manifest.get("chance")
     if isinstance(chance, Mapping):  # 0 is unknown: the loss of a task of one's own is not that of so many classes
         facts |= {"chance_loss": 0.0, **{f"chance_{name}": value for name, value in chance.items()}}
+    reference = manifest.get("kernel_ridge")
+    if isinstance(reference, Mapping):
+        facts |= {f"kernel_{name}": value for name, value in reference.items()}
     return {name: fact for name, fact in facts.items() if isinstance(fact, str if name in _WORDS else int | float)}
 
 
