@@ -18,11 +18,11 @@ import jax
 from jaxtrain.checkpoint import Store
 from jaxtrain.checks import Checkup
 from jaxtrain.data import Data, Streamed
-from jaxtrain.diagnose import diagnose, in_markdown, read_run
+from jaxtrain.diagnose import diagnose, diagnose_path, in_markdown, read_run
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.files import write_json
 from jaxtrain.finetune import Origin, graft, matches
-from jaxtrain.finish import finish, write_result
+from jaxtrain.finish import finish, show_diagnosis, write_result
 from jaxtrain.folder import changes_of_machine, member_folder, read_config, read_history, reopen, write_start
 from jaxtrain.gather import gather, mean_rows, show_gathered, write_gathered
 from jaxtrain.layout import Layout, num_parts_that_fit
@@ -82,6 +82,7 @@ def train_all(
         try:
             runs, clock = _train_group(job, len(trained), resume, stop, started, again=again)
         except NonFiniteError as error:
+            _tell_why(job)
             raise NonFiniteError(f"{error}. {_repetition(job)}") from None
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):  # the latter on a CPU
@@ -101,6 +102,18 @@ def train_all(
         if any(run.summary["status"] == "stopped" for run in runs):
             break
     return job, trained, clocks
+
+
+def _tell_why(job: Job) -> None:
+    """What the curves of a run show that ends here, without a summary; that it has diverged the error says."""
+    if job.folder is None:
+        return
+    try:
+        findings = diagnose_path(job.folder).findings
+    except Exception as error:  # no word on a run is worth its own error
+        job.terminal.warn(f"no diagnosis of {job.folder}: {type(error).__name__}: {error}")
+        return
+    show_diagnosis(job.terminal, {"diagnosis": [one.to_json() for one in findings if one.name != "diverged"]})
 
 
 def _repetition(job: Job) -> str:

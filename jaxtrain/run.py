@@ -190,7 +190,10 @@ def fit(
             alone=members is None,
             folder=folder,
             terminal=terminal,
-            facts=_manifest(data, setting.task, members or (seed,), origin),
+            facts={
+                **_manifest(data, setting.task, members or (seed,), origin),
+                "kernel_ridge": _without_training(data, setting.task, folder, resume),
+            },
             origin=origin,
             profile_steps=profile_steps,
             checks=checkup,
@@ -327,8 +330,18 @@ def _manifest(data: Data, task: Task, seeds: tuple[int, ...], origin: Origin | N
         "init_from": None if origin is None else origin.described,
         "data": {**dataclasses.asdict(data.info), **counts(data)},
         "chance": chance(task, data.label[: data.num_train]),
-        "kernel_ridge": kernel_ridge(task, data),
     }
+
+
+def _without_training(data: Data, task: Task, folder: Path | None, resume: bool) -> dict[str, float]:
+    """What kernel ridge regression scores, for the diagnosis; once a run, and only where it is written down."""
+    stored = read_manifest(folder).get("kernel_ridge") if folder is not None and resume else None
+    if folder is None or isinstance(stored, dict):
+        return stored or {}
+    try:
+        return kernel_ridge(task, data)
+    except Exception:  # the data are the user's, and no comparison is worth the run
+        return {}
 
 
 def _announce(job: Job) -> None:

@@ -326,3 +326,80 @@ def test_curves_of_another_program_are_told_in_words(tmp_path):
     assert "  3. Stop early, or keep the best weights: here those of epoch 1." in text
     with pytest.raises(RequestError, match="nowhere does not exist"):
         diagnose_path(tmp_path / "nowhere")
+
+
+# --- What kernel ridge regression reaches says how good is good.
+
+FAIR = {"train__accuracy": 0.73, "val__accuracy": 0.7, "train__loss": 0.8 + np.exp(-T), "val__loss": 0.9 + np.exp(-T)}
+
+
+@pytest.mark.parametrize(("kernel", "found"), [(0.9, "underfitting"), (0.7, "healthy")])
+def test_poor_is_what_is_far_below_a_method_without_training(kernel, found):
+    (finding,) = diagnose(make(**FAIR, facts={"kernel_accuracy": kernel}))
+    assert finding.name == found
+    assert ("right on 90 % of the validation" in finding.text) == (found == "underfitting")
+
+
+def test_a_floor_that_is_uncertain_tells_less():
+    few = {"kernel_accuracy": 0.82, "num_val": 60}  # two standard errors are 0.1, or 0.11 of the way from chance
+    assert names(make(**FAIR, facts=few)) == ["healthy"]
+    assert names(make(**FAIR, facts={**few, "num_val": 1000})) == ["underfitting"]
+    rare = {"chance_accuracy": 0.95, "kernel_accuracy": 0.97, "chance_loss": 0.2}
+    ends = {"train__accuracy": 0.965, "val__accuracy": 0.963}
+    losses = {"train__loss": 0.1, "train__step_loss": 0.1, "val__loss": 0.11}
+    assert "underfitting" not in names(make(**ends, **losses, facts=rare))
+
+
+def test_what_validation_reaches_counts_as_learnt():
+    """A network that is held back in training, or whose training split is the harder one."""
+    ends = {"train__accuracy": 0.7, "val__accuracy": 0.88, "train__loss": 0.9, "val__loss": 0.4}
+    assert "underfitting" not in names(make(**ends, facts={"kernel_accuracy": 0.9}))
+
+
+def test_a_run_that_goes_on_is_not_called_poor_before_half_of_it():
+    found = [
+        names(dataclasses.replace(make(**FAIR, facts={"kernel_accuracy": 0.9, "epochs": epochs}), status="running"))
+        for epochs in (50, 30)
+    ]
+    assert found == [["healthy"], ["underfitting"]]
+
+
+def test_a_large_gap_is_told_before_all_is_known_by_heart():
+    assert names(make(train__accuracy=0.94, val__accuracy=0.5)) == ["overfitting"]
+
+
+def test_a_partial_leak_is_told_where_it_is_beyond_doubt():
+    history = make(train__accuracy=1.0, val__accuracy=0.8, test={"accuracy": 0.7}, facts={"num_test": 10_000})
+    assert "leaked_validation" in names(history)
+
+
+def test_poor_is_told_of_numbers_too():
+    facts = {"chance_loss": 1.0, "kernel_mse": 0.1, "num_classes": 0}
+    poor = {"train/loss": 0.5, "val/loss": 0.52, "train/mse": 0.5, "val/mse": 0.52}
+    history = History([{"epoch": t, "step": 60 * t, **poor} for t in range(1, 21)], facts=facts)
+    (finding,) = [one for one in diagnose(history) if one.name == "underfitting"]
+    assert "explains 90 % of the variance" in finding.text and "the network 50 %" in finding.text
+    assert "underfitting" not in names(dataclasses.replace(history, facts={**facts, "kernel_mse": 0.5}))
+
+
+def test_at_chance_it_is_said_whether_the_labels_belong_to_the_inputs():
+    texts = [diagnose(make(**STUCK, facts={"kernel_accuracy": kernel}))[0].text for kernel in (0.1, 0.9)]
+    assert "it may well be the data" in texts[0] and "the labels do belong" in texts[1]
+
+
+def test_a_rate_that_is_somewhat_low_is_told_where_a_method_without_training_is_ahead():
+    slow = {"train__loss": 1.4 - 0.05 * T, "val__loss": 1.45 - 0.05 * T, "train__accuracy": 0.75, "val__accuracy": 0.73}
+    ratios = {f"update_ratio__{layer}": 1.4e-3 for layer in LAYERS}
+    found = [names(make(**slow, **ratios, facts={"kernel_accuracy": kernel})) for kernel in (0.95, 0.75)]
+    assert "lr_too_low" in found[0] and "lr_too_low" not in found[1]
+
+
+def test_what_was_learnt_by_heart_tells_nothing_of_wrong_labels():
+    mistaken = {"val__accuracy": 0.7, "val_label_rank": 2.2, "train__loss": 0.01, "val__loss": 0.5 + 0.05 * T}
+    assert "label_noise" in names(make(**mistaken, train__accuracy=0.75))
+    assert names(make(**mistaken, train__accuracy=1.0)) == ["overfitting"]
+
+
+def test_a_test_split_that_is_worse_by_chance_is_no_leak():
+    history = make(train__accuracy=1.0, val__accuracy=0.8, test={"accuracy": 0.73}, val__loss=0.6 + 0.03 * T)
+    assert names(history) == ["overfitting"]

@@ -28,7 +28,7 @@ LEVELS = [
     },
     {"checkpoint", "metrics", "data", "models", "optim", "overrides", "folder", "log", "ensemble", "space"},
     {"tasks", "plots", "configfile", "seeds", "diagnose"},
-    {"step"},
+    {"step", "kernel_ridge"},
     {"probe"},
     {"program", "layout", "look"},
     {"members", "request", "result"},

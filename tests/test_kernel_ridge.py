@@ -58,6 +58,44 @@ def test_an_error_has_the_unit_of_the_targets():
     assert one < 0.02 * y.var()
 
 
+def test_of_numbers_it_is_said_what_the_mean_is_wrong_by_on_the_same_examples():
+    rng = np.random.default_rng(0)
+    data = arrays(rng.uniform(-1, 1, (400, 2)).astype(np.float32), rng.lognormal(0, 2, 400).astype(np.float32))
+    target, held = data.label[: data.num_train], data.label[slice(*data.val)]
+    expected = np.mean((held - target.mean(axis=0)) ** 2)
+    assert kernel_ridge(Regression(1), data)["variance"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_of_many_features_some_are_drawn(monkeypatch):
+    monkeypatch.setattr("jaxtrain.kernel_ridge.MOST_FEATURES", 12)
+    image, label = clouds(features=24)
+    data = arrays(np.repeat(image, 2, axis=1), label)  # so that those that matter are there twice
+    assert kernel_ridge(Classification(3), data)["accuracy"] > 0.6
+
+
+def test_large_images_are_never_in_memory_at_once():
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    data = arrays(rng.integers(0, 255, (300, 128, 128, 3), np.uint8), rng.integers(0, 3, 300).astype(np.int32))
+    tracemalloc.start()
+    kernel_ridge(Classification(3), data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 * data.image.nbytes  # all of them as floats would be four times as much, and their mean again
+
+
+def test_labels_that_the_task_alone_understands_stop_nothing():
+    image, label = clouds()
+    assert kernel_ridge(Classification(2), arrays(image, label))["accuracy"] > 0.9
+
+    class Other(Classification):
+        def metrics(self, outputs, batch):
+            return {}
+
+    assert kernel_ridge(Other(3), arrays(image, label)) == {}  # whose accuracy is perhaps another
+
+
 def test_more_examples_than_it_takes_are_thinned_evenly(monkeypatch):
     monkeypatch.setattr("jaxtrain.kernel_ridge.NUM_TRAIN", 60)  # of a sorted file the first 60 are one class
     image, label = clouds()
@@ -75,6 +113,7 @@ def test_where_there_is_nothing_to_say_nothing_is_said():
     image, label = clouds()
     assert kernel_ridge(Classification(3), arrays(image[:40], label[:40] * 0, num_classes=3)) == {}  # few
     assert kernel_ridge(object(), arrays(image, label)) == {}
+    assert kernel_ridge(Regression(1), arrays(image, np.full(len(label), np.float32(3e38)))) != {}
     assert kernel_ridge(Classification(3), arrays(0 * image, label)) == {}
     assert kernel_ridge(Classification(3), arrays(np.float32(1e30) * image, label)) != {}
 

@@ -16,7 +16,7 @@ import pytest
 import jaxtrain as jt
 from jaxtrain import files
 from jaxtrain import run as run_module
-from jaxtrain.errors import RequestError, WorldError
+from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.types import Hyper
 
 NET = jt.MLP(hidden=(32,))
@@ -246,3 +246,14 @@ def test_import_is_quick_quiet_and_changes_no_setting():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
+
+
+@pytest.mark.whole_runs
+def test_a_run_that_diverges_says_what_its_looks_show(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    data = jt.from_arrays(rng.uniform(0, 255, (400, 20)).astype(np.float32), rng.integers(0, 3, 400), preprocess="none")
+    config, hyper = jt.Config(epochs=2, optimizer=jt.Sgd()), jt.Hyper(learning_rate=1e30)
+    with pytest.raises(NonFiniteError):
+        jt.fit(jt.MLP(3, hidden=(8,), batch_norm=False), data, config, hyper, workdir=tmp_path / "run", report=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "diagnosis: The inputs are not normalised" in said and "The training has diverged" not in said

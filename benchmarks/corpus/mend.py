@@ -122,7 +122,15 @@ def trained(case: Case) -> tuple[float, Any]:
         place = Path(folder, "run")
         try:
             run = jt.fit(
-                case.model, data, case.config, case.hyper, seeds=SEEDS, workdir=place, report=False, quiet=True
+                case.model,
+                data,
+                case.config,
+                case.hyper,
+                seeds=SEEDS,
+                task=case.task,
+                workdir=place,
+                report=False,
+                quiet=True,
             )
             tests = [member.summary.get("test") for member in run.members]
         except NonFiniteError:

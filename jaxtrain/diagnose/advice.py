@@ -205,9 +205,9 @@ def _overfitting_elsewhere(signs: Signs):
 def _underfitting(signs: Signs):
     dropout = signs.facts.get("dropout_rate")
     yield f"Less dropout (now {float(dropout):.2g})." if dropout and float(dropout) > 0.3 else ""
-    yield "A larger network: wider first, then deeper."
-    search = _ours(signs, " (scripts/search.py)")
-    yield f"More epochs, and then a search for the learning rate{search}."
+    longer = f"More epochs, and then a search for the learning rate{_ours(signs, ' (scripts/search.py)')}."
+    larger = "A larger network: wider first, then deeper."
+    yield from (longer, larger) if signs.is_on_its_way else (larger, longer)
     yield _normalise(signs) if signs.bare else ""
     yield _batch_norm(signs)
 

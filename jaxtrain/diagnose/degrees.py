@@ -8,7 +8,19 @@ import math
 
 import numpy as np
 
-from jaxtrain.diagnose.signs import known
+from jaxtrain.diagnose.signs import Signs, known
+
+BELOW_KERNEL, FAR_BELOW_KERNEL = 0.045, 0.12
+"""Of the way from chance to perfect, by which a network is worse than kernel ridge regression: from where on it tells
+something, unless that score is less certain, and where there is no doubt."""
+
+
+def behind_kernel(signs: Signs) -> float:
+    """The degree to which a network is worse than kernel ridge regression; 0 where either is not known."""
+    if signs.is_early:
+        return 0.0
+    excess = max(0.0, signs.kernel_noise - BELOW_KERNEL) if signs.by_accuracy else 0.0
+    return ramp(signs.below_kernel - excess, BELOW_KERNEL, FAR_BELOW_KERNEL)
 
 
 def ramp(value: float, low: float, high: float) -> float:

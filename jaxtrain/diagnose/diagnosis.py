@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.diagnose.advice import advise
+from jaxtrain.diagnose.degrees import FAR_BELOW_KERNEL
 from jaxtrain.diagnose.findings import NAMES, TOLD, Finding
 from jaxtrain.diagnose.foreign import read_csv
 from jaxtrain.diagnose.history import History, read_members, read_run
@@ -22,20 +23,20 @@ from jaxtrain.diagnose.signs import Signs
 EXPLAINS: Mapping[str, frozenset[str]] = {
     cause: frozenset(effects.split())
     for cause, effects in {
-        "diverged": "vanishing_gradients dying_relus lr_too_low plateau stale_batch_norm noisy label_noise"
+        "diverged": "vanishing_gradients dying_relus lr_too_low plateau stale_batch_norm label_noise"
         " leaked_validation overfitting underfitting",
         "not_normalised": "exploding_gradients dying_relus lr_too_high lr_too_low plateau stale_batch_norm label_noise"
         " overfitting underfitting wrong_target",
         "wrong_target": "dying_relus lr_too_low lr_too_high plateau stale_batch_norm label_noise leaked_validation"
         " overfitting underfitting",
         "exploding_gradients": "lr_too_high lr_too_low plateau stale_batch_norm label_noise overfitting underfitting"
-        " dying_relus wrong_target noisy",
+        " dying_relus wrong_target",
         "vanishing_gradients": "lr_too_low plateau label_noise underfitting wrong_target",
         "dying_relus": "lr_too_low plateau label_noise wrong_target vanishing_gradients",
         "lr_too_high": "lr_too_low plateau label_noise leaked_validation underfitting wrong_target dying_relus"
         " stale_batch_norm overfitting",
         "lr_too_low": "label_noise underfitting wrong_target",
-        "stale_batch_norm": "noisy lr_too_high leaked_validation overfitting underfitting",
+        "stale_batch_norm": "lr_too_high leaked_validation overfitting underfitting",
         "noisy": "plateau stale_batch_norm leaked_validation underfitting lr_too_high",
         "label_noise": "overfitting underfitting leaked_validation",
         "leaked_validation": "overfitting",
@@ -118,6 +119,14 @@ def _nothing_found(signs: Signs) -> Finding:
         )
     else:
         text = f"Nothing is conspicuous: training and validation {what} end at {shown['train']} and {shown['val']}."
+    if signs.kernel_quality - val > FAR_BELOW_KERNEL / 2:
+        reached = (
+            f"{signs.facts['kernel_accuracy']:.3g}" if signs.by_accuracy else f"{signs.facts['kernel_mse']:.3g} (mse)"
+        )
+        text += (
+            f" But kernel ridge regression on a few of the training examples reaches {reached} on validation: on these"
+            " data another network, or more regularisation, has something to gain."
+        )
     if signs.bare:
         text += " Curves alone show neither wrong labels nor examples that are in both splits."
     return Finding("healthy", text, 0.9, evidence={"train_quality": train, "val_quality": val})

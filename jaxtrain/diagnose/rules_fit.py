@@ -1,14 +1,14 @@
 """Rules about how well training and validation are fitted.
 
 Imports signs and findings. The fact that surprises: poor is relative. What a good network reaches on these data is not
-known here, so these two are told at a distance, and of curves without anything beside them never surely.
+known, but what can be had without training is; where not even that is known, poor is never told surely.
 """
 
 import math
 
 import numpy as np
 
-from jaxtrain.diagnose.degrees import number, percent, ramp, sure
+from jaxtrain.diagnose.degrees import behind_kernel, number, percent, ramp, sure
 from jaxtrain.diagnose.findings import Finding
 from jaxtrain.diagnose.signs import Signs, known
 
@@ -35,8 +35,12 @@ def stale_batch_norm(signs: Signs) -> Finding | None:
 def overfitting(signs: Signs) -> Finding | None:
     gap, rise = signs.quality_gap, signs.val_rise
     train, val = signs.end(signs.train_loss), signs.end(signs.val_loss)
-    # Between a network's answers and classes that are hard to tell some gap is usual; between numbers it is not.
-    by_gap = ramp(gap, 0.15, 0.3) if signs.by_accuracy else ramp(gap, 0.1, 0.25)
+    # Between a network's answers and classes that are hard to tell some gap is usual, and more regularisation gains
+    # nothing, unless all that was shown is known by heart; between numbers it is not.
+    by_heart = ramp(signs.end(signs.quality("train")), 0.95, 0.99)
+    by_gap = ramp(gap, 0.1, 0.25)
+    if signs.by_accuracy:
+        by_gap = ramp(gap, 0.15, 0.3) * max(by_heart, ramp(gap, 0.3, 0.45))
     by_rise = ramp(rise, 0.15, 0.6) * ramp(signs.loss_gap / signs.scale, 0.05, 0.2)
     if signs.bare:
         by_gap = _gap_of_curves(signs)
@@ -70,22 +74,43 @@ def underfitting(signs: Signs) -> Finding | None:
     if signs.bare:
         return _poor(signs, train, val)
     held_back = -signs.end(signs.mode_gaps) if signs.same_labels else math.nan
-    by_quality = ramp(train, 0.77, 0.55) if signs.by_accuracy else ramp(train, 0.88, 0.6)
-    by_dropout = ramp(held_back, 0.1, 0.2) * ramp(train, 0.97, 0.9)
-    degree = max(by_quality, by_dropout) * ramp(train - val, 0.15, 0.05)
-    if degree <= 0 or train < 0.03:  # at chance it is something else
+    by_dropout = ramp(held_back, 0.1, 0.2) * ramp(train, 0.97, 0.9) * ramp(train - val, 0.15, 0.05)
+    by_kernel = behind_kernel(signs)
+    degree = max(by_dropout, by_kernel)
+    if math.isnan(signs.below_kernel):  # how good is good is not known then
+        by_quality = ramp(train, 0.77, 0.55) if signs.by_accuracy else ramp(train, 0.88, 0.6)
+        degree = max(by_dropout, 0.8 * by_quality * ramp(train - val, 0.15, 0.05))
+    if degree <= 0 or train < 0.03 or signs.is_early:  # at chance it is something else
         return None
     dropout = (
         f" In the steps themselves, with dropout and all, the loss is higher by {percent(held_back)} of a chance loss."
         if by_dropout > 0
         else ""
     )
+    kernel = f" {_told_by_kernel(signs)}" if by_kernel > 0 else ""
+    known_kernel = {} if math.isnan(signs.below_kernel) else {"kernel_quality": signs.kernel_quality}
     return Finding(
         "underfitting",
-        f"Training and validation are close, and both are poor: {percent(train)} and {percent(val)} of the way from"
-        f" chance to perfect. The network cannot, or may not, fit even what it is shown.{dropout}",
-        sure(degree),
-        evidence={"train_quality": train, "val_quality": val, "held_back": held_back},
+        f"Training and validation are {percent(train)} and {percent(val)} of the way from chance to perfect, which is"
+        f" less than there is to learn.{kernel} The network cannot, or may not, fit even what it is shown.{dropout}",
+        sure(degree) if signs.history.status != "running" else min(0.89, sure(degree)),
+        evidence={"train_quality": train, "val_quality": val, "held_back": held_back, **known_kernel},
+    )
+
+
+def _told_by_kernel(signs: Signs) -> str:
+    """What kernel ridge regression reaches, in a sentence."""
+    if signs.by_accuracy:
+        accuracy, right = float(signs.facts["kernel_accuracy"]), signs.end(signs.train_accuracy)
+        return (
+            f"Kernel ridge regression on a few of the training examples, which has nothing to tune, is right on"
+            f" {percent(accuracy)} of the validation examples; the network on {percent(right)} of those that it was"
+            " trained on."
+        )
+    return (
+        "Kernel ridge regression on a few of the training examples, which has nothing to tune, explains"
+        f" {percent(signs.kernel_quality)} of the variance of the validation targets; the network"
+        f" {percent(signs.end(signs.quality('train')))} of those that it was trained on."
     )
 
 

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from jaxtrain.diagnose.degrees import number, percent, ramp, sure
+from jaxtrain.diagnose.degrees import behind_kernel, number, percent, ramp, sure
 from jaxtrain.diagnose.findings import Finding
 from jaxtrain.diagnose.signs import Signs, known
 
@@ -18,8 +18,9 @@ def diverged(signs: Signs) -> Finding | None:
     if history.status != "diverged" and (row is None or len(history.points)):
         return None
     epoch = signs.epoch(-1 if row is None else row) if signs.count else None
-    told = f" ({history.note})" if history.note else ""
-    text = f"The loss became NaN or infinite{told}; nothing after that means anything."
+    what = history.note.partition(". ")[0]  # what to do about it is told as advice
+    told = f": {what}. Nothing" if what else "; nothing"
+    text = f"The loss became NaN or infinite{told} after that means anything."
     return Finding("diverged", text, 0.99, epoch=epoch)
 
 
@@ -109,8 +110,14 @@ def lr_too_low(signs: Signs) -> Finding | None:
     curve = signs.learning
     falling, left, ratio = signs.still_falling(curve), signs.end(curve) / signs.scale, signs.update_ratio
     if ratio >= 0:
-        degree = ramp(-math.log10(max(ratio, 1e-12)), 3.0, 3.6) * ramp(left, 0.04, 0.2)
+        size = -math.log10(max(ratio, 1e-12))
+        # Or somewhat small, where the network is behind a method without training and still on its way.
+        behind = ramp(size, 2.6, 2.8) * behind_kernel(signs) * ramp(falling / max(left, 1e-9), 0.2, 0.4)
+        small = ramp(size, 3.0, 3.6) * ramp(left, 0.04, 0.2)
+        degree = max(small, behind)
         told = f"an update changes a layer's weights by {percent(ratio)} (about 0.1 % is healthy), and the"
+        if behind > small:
+            told = "the network is worse than kernel ridge regression, which is not trained, and the"
     elif signs.bare:
         return _falls_as_at_first(signs, left)
     else:

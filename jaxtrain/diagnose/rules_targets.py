@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from jaxtrain.diagnose.degrees import highest, number, percent, ramp, sure
+from jaxtrain.diagnose.degrees import behind_kernel, highest, number, percent, ramp, sure
 from jaxtrain.diagnose.findings import Finding
 from jaxtrain.diagnose.signs import Signs, median
 
@@ -86,7 +86,10 @@ def _at_chance(signs: Signs) -> Finding | None:
     held = float(signs.facts.get("num_val") or 500)
     chance = signs.chance_accuracy
     noise = 3 * math.sqrt(chance / (1 - chance) / held) if signs.classifies and 0 < chance < 1 else 0.05
-    if not (best < max(0.05, noise) or (val < 0.02 and best < 0.1)) or signs.count < 2:
+    at_chance = best < max(0.05, noise) or (val < 0.02 and best < 0.1)
+    # Or a little above, where much more is to be had: a best of many evaluations is above chance by luck, too.
+    at_chance |= max(train, val, median(signs.quality("val"))) < 0.1 and signs.kernel_quality > 0.4
+    if not at_chance or signs.count < 2:
         return None
     if signs.end(signs.val_loss) < 0.8 * signs.chance_loss:  # of rare classes the accuracy tells little
         return None
@@ -105,6 +108,14 @@ def _at_chance(signs: Signs) -> Finding | None:
         )
         text += " Far too large a learning rate looks the same in the curves." if signs.bare else ""
         sure = 0.8
+        if signs.kernel_quality > 0.2:
+            text += (
+                f" Kernel ridge regression, which is not trained, comes {percent(signs.kernel_quality)} of the way from"
+                " chance to perfect: the labels do belong to the inputs, so look at the loss and at what the network is"
+                " given."
+            )
+    if signs.kernel_quality < max(0.05, noise):
+        text += " Kernel ridge regression, which is not trained, is at chance, too: it may well be the data."
     return Finding("wrong_target", text, sure, evidence={"train_quality": train, "val_quality": val})
 
 
@@ -133,7 +144,11 @@ def label_noise(signs: Signs) -> Finding | None:
     share = min(1.0, max(0.0, (rank - clean) / (blind - clean)))
     noise = share * mistakes
     quality = highest(signs.quality("val"))
-    degree = ramp(share, 0.5, 0.75) * ramp(noise, 0.03, 0.08) * ramp(quality, 0.1, 0.3)
+    degree = ramp(share, 0.5, 0.75) * ramp(noise, 0.03, 0.08) * ramp(quality, 0.03, 0.15)
+    # Labels of the training examples are as wrong as others; who is right on all of those has learnt too few by heart.
+    of_training = 1 - signs.train_accuracy[row]
+    degree *= ramp(of_training / mistakes, 0.1, 0.25) if math.isfinite(of_training) else 1.0
+    degree *= 1 - behind_kernel(signs)  # which learns from the same labels
     if degree <= 0:
         return None
     return Finding(
@@ -153,6 +168,9 @@ def leaked_validation(signs: Signs) -> Finding | None:
     held = float(signs.facts.get("num_val") or 500)
     noise = math.sqrt(max(test * (1 - test), 1e-4) * (1 / held + 1 / float(signs.facts.get("num_test") or 1000)))
     by_test = ramp((val - test) / noise, 2.5, 4.5) * ramp(val - test, 0.02, 0.05)
+    # Examples that were trained on are known as those are: most of what the test split lacks is made up for.
+    if train > test:
+        by_test *= max(ramp((train - val) / (train - test), 0.7, 0.5), ramp((val - test) / noise, 5.0, 7.0))
     better = (signs.train_loss - signs.val_loss)[signs.count // 3 :] / signs.scale
     by_train = 0.0
     if signs.count >= 4 and len(better) and np.isfinite(better).all():

@@ -169,6 +169,11 @@ class Signs:
             return NOTHING
         return float(np.interp(2 / 3, self.progress, curve) - self.end(curve)) / self.scale
 
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether the training loss fell in the last third of the progress by a fifth of what was left at the end."""
+        return self.still_falling(self.learning) > 0.2 * self.end(self.learning) / self.scale
+
     @functools.cached_property
     def scale(self) -> float:
         """The unit of losses: that of chance, or of the beginning."""
@@ -214,6 +219,37 @@ class Signs:
     def quality_gap(self) -> float:
         """Training minus validation at the end, on the scale from chance to perfect."""
         return self.end(self.quality("train")) - self.end(self.quality("val"))
+
+    @functools.cached_property
+    def kernel_quality(self) -> float:
+        """What kernel ridge regression reaches on validation, from chance to perfect; NaN where it is not known."""
+        accuracy, chance = float(self.facts.get("kernel_accuracy", NOTHING)), self.chance_accuracy
+        if self.by_accuracy and chance < 1:
+            return (accuracy - chance) / (1 - chance)
+        # Of what the mean would be wrong by on the same examples: one split's targets may vary more than another's.
+        variance = float(self.facts.get("kernel_variance", 0)) or self.chance_loss
+        return 1 - float(self.facts.get("kernel_mse", NOTHING)) / variance
+
+    @functools.cached_property
+    def below_kernel(self) -> float:
+        """By how much the network is worse than kernel ridge regression is on validation, on either split."""
+        return self.kernel_quality - max(self.end(self.quality("train")), self.end(self.quality("val")))
+
+    @functools.cached_property
+    def kernel_noise(self) -> float:
+        """Two standard errors of kernel ridge regression's accuracy, on the scale from chance to perfect."""
+        count = min(float(self.facts.get("num_val") or NOTHING), 1000)
+        right = float(self.facts.get("kernel_accuracy", NOTHING))
+        right = min(max(right, 1 / count), 1 - 1 / count)
+        if not self.by_accuracy or self.chance_accuracy >= 1:
+            return NOTHING
+        return 2 * math.sqrt(right * (1 - right) / count) / (1 - self.chance_accuracy)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the run goes on and is not half through."""
+        done = float(self.history.epochs[-1]) if self.count else 0.0
+        return self.history.status == "running" and done < 0.5 * float(self.facts.get("epochs") or 0)
 
     @functools.cached_property
     def val_rise(self) -> float:

@@ -17,13 +17,22 @@ def in_words(diagnosis: Diagnosis) -> str:
     """Paragraphs for a terminal."""
     count = len(diagnosis.histories)
     head = f"{diagnosis.path}" + (f", {count} members" if count > 1 else "")
-    running = any(history.status == "running" for history in diagnosis.histories)
-    lines = [head + (" (so far)" if running else "") + ":"]
+    lines = [f"{head}{_so_far(diagnosis)}:"]
     for found in diagnosis.to_json()["findings"]:
         lines += ["", *_paragraph(headline(found, count), ""), *_paragraph(found["text"], "  ")]
         for number, line in enumerate(found["advice"], start=1):
             lines += _wrapped(line, f"  {number}. ", "     ")
     return "\n".join(lines) + "\n"
+
+
+def _so_far(diagnosis: Diagnosis) -> str:
+    """How far a run is that goes on, or that was killed: of its files alone neither can be told from the other."""
+    unfinished = [history for history in diagnosis.histories if history.status == "running"]
+    if not unfinished:
+        return ""
+    epoch = max((float(history.epochs[-1]) for history in unfinished if history.rows), default=0.0)
+    planned = float(unfinished[0].facts.get("epochs") or 0)
+    return f" (so far: epoch {epoch:g} of {planned:g})" if planned and epoch else " (so far)"
 
 
 def headline(found: Mapping[str, Any], members: int = 1) -> str:

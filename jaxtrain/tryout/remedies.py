@@ -318,6 +318,7 @@ def _too_low(experiment: Experiment, shape: Shape) -> Suggested:
     yield _rate(experiment, 3)
     yield _rate(experiment, 10)
     yield _rate(experiment, 100)
+    yield _rate(experiment, 1000)
     yield _adam()
 
 
