@@ -123,6 +123,19 @@ def test_what_the_config_has_is_not_suggested():
     assert has <= plain and not has & mended
 
 
+def test_a_narrow_network_is_tried_far_wider_and_a_decay_that_makes_steps_large_left_out():
+    narrow = dataclasses.replace(PLAIN, model=jt.MLP(hidden=(2,)))
+    by_name = {remedy.name: remedy.change(narrow) for remedy in remedies(found("underfitting"), narrow)}
+    assert by_name["sixteen times as wide"].model.hidden == (32,)
+    wide = dataclasses.replace(PLAIN, model=jt.MLP(hidden=(256,)))
+    assert "sixteen times as wide" not in {remedy.name for remedy in remedies(found("underfitting"), wide)}
+    shrinking = dataclasses.replace(PLAIN, hyper=jt.Hyper(learning_rate=1e-3, weight_decay=100.0))
+    assert remedies(found("lr_too_high"), shrinking)[0].change(shrinking).hyper.weight_decay is None
+    facts = {"learning_rate": 1e-3, "weight_decay": 100.0}
+    assert "by 10 % in each step" in advise("lr_too_high", Signs(History([], facts=facts)))[0]
+    assert "no weight decay" not in {remedy.name for remedy in remedies(found("lr_too_high"), PLAIN)}
+
+
 def test_the_first_finding_counts_in_full_and_two_others_in_part():
     names = [remedy.finding for remedy in remedies(found("plateau", "noisy", "lr_too_low", "overfitting"), PLAIN)]
     assert names == 4 * ["plateau"] + 3 * ["noisy"] + 3 * ["lr_too_low"]

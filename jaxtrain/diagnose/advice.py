@@ -16,6 +16,10 @@ _TIMES = {10: "10 times", 3: "3 times", 1 / 3: "a third of", 0.1: "a tenth of"}
 """How many times the learning rate, in words."""
 
 
+SHRINKING = 0.01
+"""Share of the weights that decay takes away in a step, above which steps are large by it alone."""
+
+
 def advise(name: str, signs: Signs) -> tuple[str, ...]:
     """Sentences, the first to be tried first."""
     return tuple(line for line in _ADVICE[name](signs) if line)
@@ -119,6 +123,9 @@ def _dying(signs: Signs):
 
 
 def _too_high(signs: Signs):
+    shrinks = float(signs.facts.get("learning_rate") or 0) * float(signs.facts.get("weight_decay") or 0)
+    if shrinks > SHRINKING:
+        yield f"Less weight decay, or none: it shrinks the weights by {100 * shrinks:.2g} % in each step."
     yield _with_range(signs, f"Try {_rate(signs, 1 / 3)}, then {_then(signs, 0.1)}")
     yield _normalise(signs) if signs.bare else ""
     yield f"{_warm_up(signs)}."

@@ -16,6 +16,7 @@ import flax.linen as nn
 
 from jaxtrain.config import Adam, Augment, EarlyStopping, Experiment, Schedule, Sgd
 from jaxtrain.diagnose import Finding
+from jaxtrain.diagnose.advice import SHRINKING
 from jaxtrain.fields import field_names, is_instance_of_dataclass, replace_at
 from jaxtrain.models import MLP, Linear
 from jaxtrain.types import Model
@@ -25,6 +26,9 @@ Change = Callable[[Experiment], Experiment]
 MOST_FINDINGS = 3
 """Findings whose remedies are tried; of the first all, of the others `MOST_OF_OTHERS` each that are not among them."""
 MOST_OF_OTHERS = 3
+
+NARROW = 32
+"""Units or channels up to which a network is also tried far wider."""
 
 NO_REMEDY: Mapping[str, str] = {
     "wrong_target": "no change of a config mends a wrong loss or wrong labels; scripts/check.py looks for them",
@@ -118,6 +122,13 @@ def _wider(factor: int) -> Change:
         return _set_model(**widths)(experiment)
 
     return changed
+
+
+def _widest(experiment: Experiment) -> int:
+    """Of the network's layers; 0 where it has no such field."""
+    fields = _model_fields(experiment)
+    widths = [fields.get(name) or () for name in ("hidden", "features", "widths")]
+    return max((w for each in widths for w in (each if isinstance(each, tuple) else (each,))), default=0)
 
 
 def _anneal(kind: str) -> Change:
@@ -305,6 +316,8 @@ def _diverged(experiment: Experiment, shape: Shape) -> Suggested:
 
 
 def _too_high(experiment: Experiment, shape: Shape) -> Suggested:
+    if float(experiment.hyper.learning_rate) * float(experiment.hyper.weight_decay or 0) > SHRINKING:
+        yield Remedy("no weight decay", _set("hyper.weight_decay", None))
     yield _rate(experiment, 1 / 3)
     yield _rate(experiment, 1 / 10)
     yield _rate(experiment, 1 / 100)
@@ -382,6 +395,8 @@ def _underfitting(experiment: Experiment, shape: Shape) -> Suggested:
     yield Remedy("a hidden layer of 256", _add_hidden_layer)
     yield Remedy("twice as wide", _wider(2))
     yield Remedy("four times as wide", _wider(4))
+    if 0 < _widest(experiment) <= NARROW:
+        yield Remedy("sixteen times as wide", _wider(16))
     yield Remedy("no weight decay", _set("hyper.weight_decay", None))
     yield _rate(experiment, 3)
     yield _batch_norm()
