@@ -72,6 +72,22 @@ class Sgd:
 
 
 @dataclass(frozen=True)
+class Muon:
+    """Muon on the kernels of hidden layers: Nesterov's momentum, made nearly orthogonal; on all else Nesterov's SGD."""
+
+    steps: int = 5
+    """Of Newton and Schulz's iteration; 3 are enough for small convolutions."""
+    hold_norm: bool = False
+    """Bring each hidden kernel back to the length of the root of its number of outputs before each update."""
+    rest: tuple[str, ...] = ("outputs",)
+    """Parameter paths (their beginnings) of kernels that SGD updates, as it does whatever is no kernel."""
+    decay: Literal["lr", "paper"] = "lr"
+    """Decoupled L2 times the rate, as torch and optax, or times the schedule only, as in the AdamW paper."""
+    decay_mask: Literal["kernels", "all"] = "kernels"
+    """What decays: kernels only, or every parameter."""
+
+
+@dataclass(frozen=True)
 class Augment:
     """Random changes of the training images, on the device, inside the step."""
 
@@ -117,8 +133,8 @@ class Config:
     """Gradient accumulation: parts into which a batch is split; BatchNorm sees each part alone."""
     eval_batch_size: int = 1000
     """Examples per step of evaluation; changes speed and memory, never results."""
-    optimizer: Adam | Sgd | Callable[..., Any] = Adam()
-    """Adam, Sgd, or any function (hyper, schedule) -> optax.GradientTransformation."""
+    optimizer: Adam | Sgd | Muon | Callable[..., Any] = Adam()
+    """Adam, Sgd, Muon, or any function (hyper, schedule) -> optax.GradientTransformation."""
     schedule: Schedule | UnitSchedule = Schedule()
     """Annealing of the learning rate: a Schedule, or any function step -> factor."""
     plateau: Plateau | None = None
@@ -247,6 +263,8 @@ def check_config(config: Config) -> None:
         raise RequestError(
             f"config.optimizer.epsilon is {config.optimizer.epsilon}; it must be larger than 0, or 0 is divided by 0"
         )
+    if isinstance(config.optimizer, Muon) and config.optimizer.steps < 1:
+        raise RequestError(f"config.optimizer.steps is {config.optimizer.steps}; give at least 1, 5 as a rule")
     for name in ("plateau", "early_stopping"):
         _check_patience(name, getattr(config, name))
     _check_schedule(config.schedule)

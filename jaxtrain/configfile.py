@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxtrain.config import Adam, Augment, Config, DataConfig, EarlyStopping, Experiment, Plateau, Schedule, Sgd
+from jaxtrain.config import Adam, Augment, Config, DataConfig, EarlyStopping, Experiment, Muon, Plateau, Schedule, Sgd
 from jaxtrain.errors import RequestError, WorldError
 from jaxtrain.fields import (
     check_types,
@@ -126,7 +126,7 @@ def from_json(value: Any, *, model: Any = None, optimizer: Any = None, schedule:
 
 def _shipped() -> dict[str, type]:
     """The closed table of what JSON can rebuild."""
-    parts = (Experiment, DataConfig, Config, Schedule, Adam, Sgd, Augment, Plateau, EarlyStopping, Hyper, Model)
+    parts = (Experiment, DataConfig, Config, Schedule, Adam, Sgd, Muon, Augment, Plateau, EarlyStopping, Hyper, Model)
     return {cls.__name__: cls for cls in (*parts, Linear, MLP, CNN, ResNet)}
 
 

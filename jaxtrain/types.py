@@ -59,6 +59,8 @@ class Hyper:
     """SGD's momentum and Adam's beta1, in [0, 1)."""
     beta2: Number = 0.999
     """Adam's decay of the squared gradient, in [0, 1)."""
+    rest_rate: Number | None = None
+    """Muon: times learning_rate, the rate of what SGD updates beside it; None is 1."""
     l1: Number | None = None
     """Penalty l1 * sum |w| in the loss; kernels only."""
     l2: Number | None = None

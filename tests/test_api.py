@@ -6,8 +6,8 @@ import jaxtrain as jt
 
 NAMES = """
 CNN MLP Adam Augment BatchNorm Choice Classification Config Conv DataConfig Dropout EarlyStopping Ensemble Experiment
-Halving Hyper Linear Plateau Range Regression ResNet Schedule Search Sgd check epoch fit from_arrays load_data load_run
-lr_range make_eval_step make_init make_probe make_train_step optimizer plot_schedule recalibrate run_search
+Halving Hyper Linear Muon Plateau Range Regression ResNet Schedule Search Sgd check epoch fit from_arrays load_data
+load_run lr_range make_eval_step make_init make_probe make_train_step optimizer plot_schedule recalibrate run_search
 write_report
 """.split()
 

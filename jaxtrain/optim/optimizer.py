@@ -8,22 +8,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtrain.config import Adam, Sgd, UnitSchedule
+from jaxtrain.config import Adam, Muon, Sgd, UnitSchedule
+from jaxtrain.optim.muon import hidden_mask, hold_norm, orthogonalise
 from jaxtrain.optim.parameters import kernel_mask
 from jaxtrain.types import Array, Hyper, Number, PyTree
 
 ADAM = Adam()
 
 
-def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd = ADAM) -> optax.GradientTransformation:
+def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd | Muon = ADAM) -> optax.GradientTransformation:
     """The whole update rule as one Optax transformation; a field of `hyper` that is None leaves its stage out.
 
     In this order, with g the gradient, f the schedule and theta the parameters before the update:
 
         g      <- g min(1, clip_norm / ||g||)                       clip_norm, over all parameters
-        u      <- Adam(g) or momentum(g)                            rule
+        u      <- Adam(g), momentum(g) or Muon(g)                   rule
         theta' <- theta - learning_rate f(step) (u + weight_decay theta)        decay="lr"
         theta' <- theta - f(step) (learning_rate u + weight_decay theta)        decay="paper"
+        theta' <- theta' with hidden kernels brought to the length of the root of their outputs before      hold_norm
         theta' <- theta' with each neuron's incoming weights no longer than max_norm
 
     A reduction of the rate on plateau belongs into the schedule, `lambda step: schedule(step) * rate_scale`, which then
@@ -33,7 +35,7 @@ def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd = ADAM) -> 
     Args:
       hyper: numbers may be traced; which fields are None decides the structure of the optimizer state.
       schedule: i32[] -> f32[], from `make_schedule`.
-      rule: Adam or Sgd with their static choices.
+      rule: Adam, Sgd or Muon with their static choices.
 
     References:
       Kingma and Ba, Adam, 2014, https://arxiv.org/abs/1412.6980
@@ -47,6 +49,8 @@ def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd = ADAM) -> 
     else:
         stages += [optax.scale(hyper.learning_rate), *_decay(hyper, rule)]
         stages += [optax.scale_by_schedule(lambda step: -schedule(jnp.asarray(step)))]
+    if isinstance(rule, Muon) and rule.hold_norm:
+        stages += [hold_norm(rule.rest)]
     if hyper.max_norm is not None:
         stages += [max_norm(hyper.max_norm)]
     return optax.chain(*stages)
@@ -91,14 +95,25 @@ def freeze(inner: optax.GradientTransformation, frozen: PyTree) -> optax.Gradien
     return optax.chain(optax.masked(inner, trained), optax.masked(optax.set_to_zero(), frozen))
 
 
-def _direction(hyper: Hyper, rule: Adam | Sgd) -> list[optax.GradientTransformation]:
+def _direction(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:
     if isinstance(rule, Adam):
         momentum = 0.0 if hyper.momentum is None else hyper.momentum
         return [optax.scale_by_adam(momentum, hyper.beta2, rule.epsilon, nesterov=rule.nesterov)]
-    return [] if hyper.momentum is None else [optax.trace(hyper.momentum, rule.nesterov)]
+    nesterov = rule.nesterov if isinstance(rule, Sgd) else True
+    stages = [] if hyper.momentum is None else [optax.trace(hyper.momentum, nesterov)]
+    if isinstance(rule, Muon):
+        stages += [optax.masked(orthogonalise(rule.steps), lambda params: hidden_mask(params, rule.rest))]
+        if hyper.rest_rate is not None:
+            rest = optax.masked(optax.scale(hyper.rest_rate), lambda params: _others(hidden_mask(params, rule.rest)))
+            stages += [rest]
+    return stages
 
 
-def _decay(hyper: Hyper, rule: Adam | Sgd) -> list[optax.GradientTransformation]:
+def _others(mask: PyTree) -> PyTree:
+    return jax.tree.map(lambda is_in: not is_in, mask)
+
+
+def _decay(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:
     if hyper.weight_decay is None:
         return []
     mask = kernel_mask if rule.decay_mask == "kernels" else None

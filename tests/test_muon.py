@@ -1,0 +1,134 @@
+"""Muon against a decomposition in float64, and the laws of an optimizer that is one of three."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxtrain as jt
+from jaxtrain.config import Muon, Sgd
+from jaxtrain.optim import optimizer
+from jaxtrain.optim.muon import COEFFICIENTS, hidden_mask, hold_norm, orthogonalise
+from jaxtrain.types import Hyper
+
+SHAPES = {"wide": (20, 48), "tall": (60, 16), "square": (24, 24), "filter": (3, 3, 8, 24)}
+
+
+def constant(step):
+    return jnp.ones_like(step, jnp.float32)
+
+
+def polynomial(values, num_steps):
+    """The iteration on singular values, in float64."""
+    a, b, c = COEFFICIENTS
+    for _ in range(num_steps):
+        values = a * values + b * values**3 + c * values**5
+    return values
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("num_steps", [3, 5])
+def test_singular_values_follow_the_polynomial_and_vectors_stay(shape, num_steps):
+    gradient = np.random.default_rng(0).normal(size=SHAPES[shape])
+    matrix = gradient.reshape(-1, gradient.shape[-1])
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    inputs, outputs = matrix.shape
+    wanted = left * polynomial(values / np.linalg.norm(values), num_steps) @ right * max(1, outputs / inputs) ** 0.5
+    with jax.default_matmul_precision("highest"):
+        found, _ = orthogonalise(num_steps).update({"w": jnp.asarray(gradient, jnp.float32)}, None)
+    np.testing.assert_allclose(np.reshape(found["w"], matrix.shape), wanted, atol=2e-5)
+
+
+def test_five_steps_bring_all_that_is_not_tiny_near_one():
+    values = polynomial(np.geomspace(0.01, 1, 100), 5)
+    assert 0.68 < values.min() and values.max() < 1.21
+
+
+def test_the_size_of_a_gradient_does_not_matter_and_none_gives_none():
+    gradient = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
+    one, other, none = (orthogonalise(5).update({"w": factor * gradient}, None)[0]["w"] for factor in (1, 1e-6, 0))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(none, 0)
+
+
+def tree(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {"Dense_0": {"kernel": (5, 4), "bias": (4,)}, "outputs": {"kernel": (4, 3), "bias": (3,)}}
+    return {
+        name: {leaf: jnp.asarray(rng.normal(size=shape), jnp.float32) for leaf, shape in part.items()}
+        for name, part in shapes.items()
+    }
+
+
+def stepped(rule, hyper, num_steps=3):
+    """Parameters after a few updates, by one compiled chain."""
+    params = tree()
+
+    @jax.jit
+    def run(params):
+        chain = optimizer(hyper, constant, rule)
+        state = chain.init(params)
+        for step in range(num_steps):
+            updates, state = chain.update(tree(1 + step), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    return run(params)
+
+
+def test_what_is_no_hidden_kernel_is_updated_by_nesterovs_sgd():
+    hyper = Hyper(learning_rate=0.1, momentum=0.8, weight_decay=0.1)
+    ours, sgd = stepped(Muon(), hyper), stepped(Sgd(nesterov=True), hyper)
+    np.testing.assert_array_equal(ours["outputs"]["kernel"], sgd["outputs"]["kernel"])
+    np.testing.assert_array_equal(ours["Dense_0"]["bias"], sgd["Dense_0"]["bias"])
+    assert not np.allclose(ours["Dense_0"]["kernel"], sgd["Dense_0"]["kernel"])
+
+
+def test_the_rest_may_have_a_rate_of_its_own():
+    hyper = Hyper(learning_rate=0.02, momentum=0.8, rest_rate=5.0)
+    ours, sgd = stepped(Muon(), hyper), stepped(Sgd(nesterov=True), Hyper(learning_rate=0.1, momentum=0.8))
+    np.testing.assert_allclose(ours["outputs"]["kernel"], sgd["outputs"]["kernel"], rtol=1e-5, atol=1e-6)
+    plain = stepped(Muon(), dataclasses.replace(hyper, rest_rate=None))
+    np.testing.assert_array_equal(ours["Dense_0"]["kernel"], plain["Dense_0"]["kernel"])
+
+
+def test_what_is_left_to_sgd_is_named_by_whole_names():
+    params = {name: {"kernel": jnp.zeros((2, 2))} for name in ("Dense_1", "Dense_10", "outputs")}
+    mask = hidden_mask(params, ("outputs", "Dense_1/"))
+    assert mask == {"Dense_1": {"kernel": False}, "Dense_10": {"kernel": True}, "outputs": {"kernel": False}}
+
+
+def test_held_kernels_have_their_length_before_each_update():
+    params = tree()
+    updates = jax.tree.map(jnp.zeros_like, params)
+    moved, _ = hold_norm(("outputs",)).update(updates, None, params)
+    after = optax.apply_updates(params, moved)
+    assert np.linalg.norm(after["Dense_0"]["kernel"]) == pytest.approx(2.0, rel=1e-5)
+    np.testing.assert_array_equal(after["outputs"]["kernel"], params["outputs"]["kernel"])
+    with pytest.raises(ValueError, match="pass params"):
+        hold_norm(()).update(updates, None)
+
+
+def test_members_may_differ_in_both_rates():
+    def after(rate, rest):
+        return stepped(Muon(hold_norm=True), Hyper(learning_rate=rate, rest_rate=rest))
+
+    rates, rests = jnp.array([0.1, 0.02]), jnp.array([1.0, 3.0])
+    together = jax.vmap(after)(rates, rests)
+    for index in range(2):
+        one, alone = jax.tree.map(lambda x, i=index: x[i], together), after(rates[index], rests[index])
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), one, alone)
+
+
+def test_a_run_by_muon_learns_and_is_repeated_by_its_json(tmp_path):
+    config = jt.Config(epochs=4, batch_size=64, optimizer=Muon(steps=3, hold_norm=True))
+    hyper = jt.Hyper(learning_rate=0.1, momentum=0.6, rest_rate=0.3, label_smoothing=0.1)
+    run = jt.fit(jt.MLP(hidden=(64,)), jt.DataConfig("digits"), config, hyper, workdir=tmp_path / "run", quiet=True)
+    assert run.test.accuracy > 0.9
+    again = jt.configfile.load_config(str(tmp_path / "run" / "config.json"))
+    assert again.config == config and float(again.hyper.rest_rate) == 0.3
+    with pytest.raises(jt.errors.RequestError, match="steps is 0"):
+        jt.fit(jt.MLP(), jt.DataConfig("digits"), dataclasses.replace(config, optimizer=Muon(steps=0)))
