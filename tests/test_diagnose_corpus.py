@@ -8,7 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks" / "corpus"))  # its files are scripts, no package
 
+import mend  # noqa: E402
 import score  # noqa: E402
+
+from jaxtrain.files import read_json_lines  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["tuning", "held-out"])
@@ -29,6 +32,11 @@ def test_healthy_runs_that_the_rules_were_tuned_on_are_called_so(half):
     assert len(healthy) >= 60
     if name == "tuning":
         assert not [line["name"] for line in healthy if [finding.name for finding in line["found"]] != ["healthy"]]
+
+
+def test_the_table_of_what_was_mended_is_that_of_the_results():
+    lines = list(read_json_lines(ROOT / "benchmarks" / "results" / "mended.jsonl"))
+    assert mend.table(lines) in (ROOT / "docs" / "diagnosis.md").read_text(encoding="utf-8")
 
 
 def test_wilsons_interval_is_the_one_of_his_paper():

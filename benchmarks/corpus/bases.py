@@ -4,8 +4,8 @@
     python benchmarks/corpus/bases.py cifar/resnet
 
 A base counts as healthy if nothing here gains 5 % of its score: three times as long, twice as wide, three times the
-rate or a third of it, more dropout and less. What a base lacks would else be told as a false alarm. Two seeds each,
-scored on the validation split.
+rate, both, or a third of it, more dropout and less. What a base lacks would else be told as a false alarm. Two seeds
+each, scored on the validation split.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def changes(case: Case) -> dict[str, Case]:
         "epochs x3": case.configs(epochs=3 * case.config.epochs),
         "twice as wide": case.networks(**widths),
         "rate x3": case.number(learning_rate=3),
+        "epochs and rate x3": case.configs(epochs=3 * case.config.epochs).number(learning_rate=3),
         "rate /3": case.number(learning_rate=1 / 3),
         "dropout +0.2": case.hypers(dropout_rate=dropout + 0.2),
         "dropout -0.2": case.hypers(dropout_rate=max(0.0, dropout - 0.2) or None),

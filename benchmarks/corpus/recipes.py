@@ -113,8 +113,8 @@ def base(data: str, network: str) -> Case:
         hyper = replace(hyper, learning_rate=0.05, weight_decay=1e-3)
         config = replace(config, optimizer=jt.Sgd(nesterov=True))
         if flat:
-            hyper = replace(hyper, learning_rate=0.005, dropout_rate=0.0)
-            config = replace(config, epochs=40)
+            hyper = replace(hyper, learning_rate=0.01, dropout_rate=0.0)
+            config = replace(config, epochs=80, batch_size=32)
     elif network == "cnn":
         model = jt.CNN(outputs, features=(8, 16), hidden=64)
         config = replace(config, epochs=12)

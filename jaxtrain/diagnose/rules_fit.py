@@ -75,6 +75,8 @@ def underfitting(signs: Signs) -> Finding | None:
         return _poor(signs, train, val)
     held_back = -signs.end(signs.mode_gaps) if signs.same_labels else math.nan
     by_dropout = ramp(held_back, 0.1, 0.2) * ramp(train, 0.97, 0.9) * ramp(train - val, 0.15, 0.05)
+    if math.isfinite(signs.below_kernel):  # augmentation holds the steps back as well, and nothing need be lost by it
+        by_dropout *= ramp(signs.below_kernel, -0.08, -0.02)
     by_kernel = behind_kernel(signs)
     degree = max(by_dropout, by_kernel)
     if math.isnan(signs.below_kernel):  # how good is good is not known then

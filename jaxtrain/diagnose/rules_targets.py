@@ -89,6 +89,7 @@ def _at_chance(signs: Signs) -> Finding | None:
     at_chance = best < max(0.05, noise) or (val < 0.02 and best < 0.1)
     # Or a little above, where much more is to be had: a best of many evaluations is above chance by luck, too.
     at_chance |= max(train, val, median(signs.quality("val"))) < 0.1 and signs.kernel_quality > 0.4
+    at_chance |= not signs.classifies and best < 0.1 and signs.kernel_quality < 0.05
     if not at_chance or signs.count < 2:
         return None
     if signs.end(signs.val_loss) < 0.8 * signs.chance_loss:  # of rare classes the accuracy tells little
@@ -138,9 +139,9 @@ def label_noise(signs: Signs) -> Finding | None:
     classes, held = signs.num_classes, float(signs.facts.get("num_val") or 0)
     if not classes >= 4 or not mistakes * held >= 15:
         return None
-    # A wrong label drawn blindly is on average in the middle of the K - 1 wrong places, a network's own mistake nearly
-    # always in the second.
-    clean, blind = 1 + 0.08 * (classes - 2), classes / 2
+    # A wrong label drawn blindly is on average in the middle of the K - 1 wrong places, a network's own mistake mostly
+    # in the second; of few classes that are hard to tell often in the third.
+    clean, blind = 1.2 + 0.055 * (classes - 1), classes / 2
     share = min(1.0, max(0.0, (rank - clean) / (blind - clean)))
     noise = share * mistakes
     quality = highest(signs.quality("val"))
