@@ -78,9 +78,11 @@ class Muon:
     steps: int = 5
     """Of Newton and Schulz's iteration; 3 are enough for small convolutions."""
     hold_norm: bool = False
-    """Bring each hidden kernel back to the length of the root of its number of outputs before each update."""
+    """Bring each hidden kernel back to the length of the root of its number of outputs before each update; for layers
+    before BatchNorm, where the length means nothing, and decay then does nothing either."""
     rest: tuple[str, ...] = ("outputs",)
-    """Parameter paths (their beginnings) of kernels that SGD updates, as it does whatever is no kernel."""
+    """Parameter paths (their beginnings) of kernels that SGD updates, as it does whatever is no kernel; of a network of
+    your own name its last layer."""
     decay: Literal["lr", "paper"] = "lr"
     """Decoupled L2 times the rate, as torch and optax, or times the schedule only, as in the AdamW paper."""
     decay_mask: Literal["kernels", "all"] = "kernels"

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from jaxtrain.augment import check_augment
-from jaxtrain.config import Config, check_config, check_hyper
+from jaxtrain.config import Config, Muon, check_config, check_hyper
 from jaxtrain.data import Data
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.fields import check_types, fields_of, is_instance_of_dataclass
 from jaxtrain.models import check_model
-from jaxtrain.optim import frozen_mask
+from jaxtrain.optim import check_rest, frozen_mask
 from jaxtrain.program import watched
 from jaxtrain.step import Setting, check_recalibration, init_state
 from jaxtrain.tasks import Classification, Regression
@@ -84,6 +84,8 @@ def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:
     with _told("config.optimizer", config.optimizer):
         state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
     frozen_mask(state.params, config.frozen)
+    if isinstance(config.optimizer, Muon):
+        check_rest(state.params, config.optimizer.rest)
     if config.final in ("ema", "swa") and state.batch_stats:
         check_recalibration(state.batch_stats)
     _check_task(setting, data, state, micro_batch)

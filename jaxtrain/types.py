@@ -56,7 +56,7 @@ class Hyper:
     label_smoothing: Number | None = None
     """Share of the label's probability spread evenly over all classes, in [0, 1)."""
     momentum: Number | None = 0.9
-    """SGD's momentum and Adam's beta1, in [0, 1)."""
+    """SGD's and Muon's momentum and Adam's beta1, in [0, 1)."""
     beta2: Number = 0.999
     """Adam's decay of the squared gradient, in [0, 1)."""
     rest_rate: Number | None = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import jaxtrain as jt
 from jaxtrain.config import Muon, Sgd
-from jaxtrain.optim import optimizer
+from jaxtrain.optim import freeze, frozen_mask, optimizer
 from jaxtrain.optim.muon import COEFFICIENTS, hidden_mask, hold_norm, orthogonalise
 from jaxtrain.types import Hyper
 
@@ -95,10 +96,79 @@ def test_the_rest_may_have_a_rate_of_its_own():
     np.testing.assert_array_equal(ours["Dense_0"]["kernel"], plain["Dense_0"]["kernel"])
 
 
+@pytest.mark.parametrize("decay", ["lr", "paper"])
+def test_the_chain_is_that_of_its_equations(decay):
+    """By hand in float64: Nesterov, orthogonalised; the length held before each update; decay and both rates."""
+    rate, rest, momentum, weight, steps = 0.3, 2.0, 0.7, 0.2, 3
+    rule = Muon(steps=steps, hold_norm=True, decay=decay)
+    with jax.default_matmul_precision("highest"):
+        found = stepped(rule, Hyper(learning_rate=rate, rest_rate=rest, momentum=momentum, weight_decay=weight), 3)
+    wanted = jax.tree.map(lambda x: np.asarray(x, np.float64), tree())
+    buffer = jax.tree.map(np.zeros_like, wanted)
+    for step in range(3):
+        for layer, hidden in (("Dense_0", True), ("outputs", False)):
+            for leaf, old in wanted[layer].items():
+                gradient = np.asarray(tree(1 + step)[layer][leaf], np.float64)
+                buffer[layer][leaf] = momentum * buffer[layer][leaf] + gradient
+                update = gradient + momentum * buffer[layer][leaf]
+                is_hidden = hidden and leaf == "kernel"
+                if is_hidden:
+                    left, values, right = np.linalg.svd(update, full_matrices=False)
+                    update = left * polynomial(values / np.linalg.norm(values), steps) @ right
+                own = rate * (1 if is_hidden else rest)
+                shrink = weight * old if leaf == "kernel" else 0
+                held = old * 2 / np.linalg.norm(old) if is_hidden else old
+                wanted[layer][leaf] = held - own * update - (own if decay == "lr" else 1) * shrink
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), found, wanted)
+
+
 def test_what_is_left_to_sgd_is_named_by_whole_names():
     params = {name: {"kernel": jnp.zeros((2, 2))} for name in ("Dense_1", "Dense_10", "outputs")}
     mask = hidden_mask(params, ("outputs", "Dense_1/"))
     assert mask == {"Dense_1": {"kernel": False}, "Dense_10": {"kernel": True}, "outputs": {"kernel": False}}
+
+
+def test_what_is_no_matrix_product_is_left_to_sgd():
+    shapes = {
+        "Conv_0": (3, 8, 16),
+        "query": (64, 4, 16),
+        "Dense_0": (4, 3),
+        "one_input": (1, 3),
+        "filters": (3, 3, 4, 8),
+    }
+    params = {name: {"kernel": jnp.zeros(shape)} for name, shape in shapes.items()}
+    params |= {"Embed_0": {"embedding": jnp.zeros((9, 4))}, "norm": {"scale": jnp.zeros(4)}}
+    mask = hidden_mask(params, ("outputs",))
+    assert {name for name, part in mask.items() if any(part.values())} == {"Conv_0", "Dense_0", "filters"}
+
+
+def test_frozen_layers_stay_and_the_others_go_on():
+    params, rule = tree(), Muon(hold_norm=True)
+    chain = freeze(
+        optimizer(Hyper(learning_rate=0.1, rest_rate=2.0), constant, rule), frozen_mask(params, ("outputs",))
+    )
+    updates, _ = chain.update(tree(1), chain.init(params), params)
+    np.testing.assert_array_equal(updates["outputs"]["kernel"], 0)
+    assert np.abs(updates["Dense_0"]["kernel"]).max() > 0
+
+
+def test_an_enormous_gradient_still_has_a_direction():
+    gradient = jnp.full((4, 4), 1e25).at[0].set(0)
+    found = orthogonalise(5).update({"w": gradient}, None)[0]["w"]
+    assert np.isfinite(found).all() and np.abs(found).max() > 0.1
+
+
+def test_a_name_of_no_layer_is_refused_and_the_default_may_be_that_of_none():
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, image, *, train, hyper=None):
+            return nn.Dense(10)(image.reshape(image.shape[0], -1))
+
+    data, hyper = jt.DataConfig("digits"), jt.Hyper(learning_rate=0.02)
+    config = jt.Config(epochs=1, optimizer=Muon(rest=("Dense_00",)))
+    with pytest.raises(jt.errors.RequestError, match="config.optimizer.rest has 'Dense_00'.*nearest: Dense_0"):
+        jt.fit(Own(), data, config, hyper, quiet=True)
+    jt.fit(Own(), data, dataclasses.replace(config, optimizer=Muon()), hyper, quiet=True)
 
 
 def test_held_kernels_have_their_length_before_each_update():

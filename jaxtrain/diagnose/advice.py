@@ -136,7 +136,7 @@ def _too_low(signs: Signs):
     yield _with_range(signs, f"Try {_rate(signs, 3)}, then {_then(signs, 10)}")
     yield (
         "Use Adam (config.optimizer), which scales the steps of each weight."
-        if signs.facts.get("optimizer") == "Sgd"
+        if signs.facts.get("optimizer") in ("Sgd", "Muon")
         else ""
     )
     yield "Train for more epochs."
@@ -192,7 +192,7 @@ def _overfitting(signs: Signs):
         yield from _overfitting_elsewhere(signs)
         return
     decay, dropout = (float(signs.facts.get(name) or 0) for name in ("weight_decay", "dropout_rate"))
-    usual = 1e-3 if signs.facts.get("optimizer") == "Sgd" else 0.1
+    usual = 1e-3 if signs.facts.get("optimizer") in ("Sgd", "Muon") else 0.1
     now = f", now {decay:.2g}" if decay else ""
     yield f"More weight decay (--hyper.weight_decay {10 * decay or usual:.2g}{now})."
     now = f", now {dropout:.2g}" if dropout else ""

@@ -8,28 +8,46 @@ References:
   Bernstein & Newhouse, Old Optimizer, New Norm, 2024, https://arxiv.org/abs/2409.20325, appendix A (Newton and Schulz)
 """
 
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtrain.optim.parameters import kernel_mask, parameter_path
+from jaxtrain.optim.parameters import named_mask, parameter_path
 from jaxtrain.types import Array, PyTree
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5: Jordan's, as steep at 0 as may be. They do not converge to 1, but into [0.7, 1.2]."""
 
 
+LAST = "outputs"
+"""What the last layer of the shipped networks is called."""
+
+
 def hidden_mask(params: PyTree, rest: tuple[str, ...]) -> PyTree:
-    """True for the kernels that Muon updates: all but those whose path begins with one of `rest`, whole names."""
+    """True for the kernels that Muon updates: matrices and filters of at least two inputs, but for `rest`.
+
+    Embeddings and other tables, which are no matrix products, are told by their name; kernels of three axes, which may
+    be those of attention with its heads, are left out unless they are a convolution's.
+    """
     entries = [entry.strip("/") for entry in rest]
 
-    def is_hidden(path: tuple, is_kernel: bool) -> bool:
-        name = f"{parameter_path(path)}/"
-        return is_kernel and not any(name.startswith(f"{entry}/") for entry in entries)
+    def is_hidden(path: tuple, leaf: Array) -> bool:
+        module, _, name = parameter_path(path).rpartition("/")
+        shape = jnp.shape(leaf)
+        if name != "kernel" or len(shape) < 2 or math.prod(shape[:-1]) < 2:
+            return False
+        if any(f"{module}/".startswith(f"{entry}/") for entry in entries):
+            return False
+        return len(shape) != 3 or "conv" in module.lower()
 
-    return jax.tree_util.tree_map_with_path(is_hidden, kernel_mask(params))
+    return jax.tree_util.tree_map_with_path(is_hidden, params)
+
+
+def check_rest(params: PyTree, rest: tuple[str, ...]) -> None:
+    """Raise RequestError for an entry that is the beginning of no path; the default may be that of no network."""
+    named_mask(params, tuple(entry for entry in rest if entry != LAST), "config.optimizer.rest")
 
 
 def orthogonalise(num_steps: int) -> optax.GradientTransformation:
@@ -37,7 +55,7 @@ def orthogonalise(num_steps: int) -> optax.GradientTransformation:
     there are more outputs than inputs.
 
     Args:
-      num_steps: of the iteration; 5 bring singular values that are a hundredth of the largest near 1, 3 a tenth.
+      num_steps: of the iteration; 5 bring singular values of a hundredth of the matrix's length near 1, 3 of a tenth.
     """
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
@@ -70,10 +88,11 @@ def hold_norm(rest: tuple[str, ...]) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _orthogonal(leaf: Array, num_steps: int) -> Any:
+def _orthogonal(leaf: Array, num_steps: int) -> Array:
     matrix = leaf.reshape(-1, leaf.shape[-1])
     inputs, outputs = matrix.shape
     x = matrix.T if inputs > outputs else matrix  # the products are of the shorter side
+    x = x / jnp.maximum(jnp.max(jnp.abs(x)), 1e-30)  # the squares of what is large would overflow
     x = x / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), 1e-12)
     a, b, c = COEFFICIENTS
     for _ in range(num_steps):

@@ -1,7 +1,7 @@
 """`Hyper` and a schedule to an Optax chain, and the two transformations that Optax lacks: max-norm and freezing.
 
-Imports `types`, `config` and Optax. The fact that surprises: the numbers may be traced. The chain is built again inside
-each step, so one compiled program serves every learning rate, and `vmap` gives each member its own.
+Imports `types`, `config`, `muon` and Optax. The fact that surprises: the numbers may be traced. The chain is built
+again inside each step, so one compiled program serves every learning rate, and `vmap` gives each member its own.
 """
 
 import jax
@@ -28,9 +28,10 @@ def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd | Muon = AD
         theta' <- theta' with hidden kernels brought to the length of the root of their outputs before      hold_norm
         theta' <- theta' with each neuron's incoming weights no longer than max_norm
 
-    A reduction of the rate on plateau belongs into the schedule, `lambda step: schedule(step) * rate_scale`, which then
-    scales the paper's decay too. Adam without momentum (None) is Adam with beta1 = 0. Momentum is g + momentum * m, as
-    in torch, not an average. The step that f gets is the chain's own count of updates.
+    With Muon the learning rate of all but hidden kernels is times rest_rate. A reduction of the rate on plateau belongs
+    into the schedule, `lambda step: schedule(step) * rate_scale`, which then scales the paper's decay too. Adam without
+    momentum (None) is Adam with beta1 = 0. Momentum is g + momentum * m, as in torch, not an average. The step that f
+    gets is the chain's own count of updates.
 
     Args:
       hyper: numbers may be traced; which fields are None decides the structure of the optimizer state.
@@ -44,10 +45,10 @@ def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd | Muon = AD
     stages = [] if hyper.clip_norm is None else [optax.clip_by_global_norm(hyper.clip_norm)]
     stages += _direction(hyper, rule)
     if rule.decay == "lr":
-        stages += _decay(hyper, rule)
+        stages += [*_decay(hyper, rule), *_rest_rate(hyper, rule)]
         stages += [optax.scale_by_schedule(lambda step: -hyper.learning_rate * schedule(jnp.asarray(step)))]
     else:
-        stages += [optax.scale(hyper.learning_rate), *_decay(hyper, rule)]
+        stages += [*_rest_rate(hyper, rule), optax.scale(hyper.learning_rate), *_decay(hyper, rule)]
         stages += [optax.scale_by_schedule(lambda step: -schedule(jnp.asarray(step)))]
     if isinstance(rule, Muon) and rule.hold_norm:
         stages += [hold_norm(rule.rest)]
@@ -103,14 +104,18 @@ def _direction(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTran
     stages = [] if hyper.momentum is None else [optax.trace(hyper.momentum, nesterov)]
     if isinstance(rule, Muon):
         stages += [optax.masked(orthogonalise(rule.steps), lambda params: hidden_mask(params, rule.rest))]
-        if hyper.rest_rate is not None:
-            rest = optax.masked(optax.scale(hyper.rest_rate), lambda params: _others(hidden_mask(params, rule.rest)))
-            stages += [rest]
     return stages
 
 
-def _others(mask: PyTree) -> PyTree:
-    return jax.tree.map(lambda is_in: not is_in, mask)
+def _rest_rate(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:
+    """Muon's factor of the rate of all but hidden kernels."""
+    if not isinstance(rule, Muon) or hyper.rest_rate is None:
+        return []
+
+    def others(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda is_hidden: not is_hidden, hidden_mask(params, rule.rest))
+
+    return [optax.masked(optax.scale(hyper.rest_rate), others)]
 
 
 def _decay(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:

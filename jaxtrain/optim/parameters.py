@@ -37,20 +37,23 @@ def frozen_mask(params: PyTree, frozen: tuple[str, ...]) -> PyTree:
     Raises:
       RequestError: an entry that is the beginning of no path, with the nearest one.
     """
+    return named_mask(params, frozen, "config.frozen")
+
+
+def named_mask(params: PyTree, named: tuple[str, ...], field: str) -> PyTree:
+    """As `frozen_mask`, for a field of any name."""
     leaves = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     known = sorted({"/".join(leaf.split("/")[:n]) for leaf in leaves for n in range(1, leaf.count("/") + 2)})
-    entries = [entry.strip("/") for entry in frozen]
+    entries = [entry.strip("/") for entry in named]
     for entry in entries:
         if entry not in known:
             nearest = (difflib.get_close_matches(entry, known, 1, 0.0) or ["nothing: there are no parameters"])[0]
-            raise RequestError(
-                f"config.frozen has {entry!r}, which no parameter's path begins with; nearest: {nearest}"
-            )
+            raise RequestError(f"{field} has {entry!r}, which no parameter's path begins with; nearest: {nearest}")
 
-    def is_frozen(path: tuple, _: Array) -> bool:
+    def is_named(path: tuple, _: Array) -> bool:
         return any(f"{parameter_path(path)}/".startswith(f"{entry}/") for entry in entries)
 
-    return jax.tree_util.tree_map_with_path(is_frozen, params)
+    return jax.tree_util.tree_map_with_path(is_named, params)
 
 
 def penalty(params: PyTree, hyper: Hyper) -> Array:

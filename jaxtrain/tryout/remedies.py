@@ -14,7 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxtrain.config import Adam, Augment, EarlyStopping, Experiment, Schedule, Sgd
+from jaxtrain.config import Adam, Augment, EarlyStopping, Experiment, Muon, Schedule, Sgd
 from jaxtrain.diagnose import Finding
 from jaxtrain.diagnose.advice import SHRINKING
 from jaxtrain.fields import field_names, is_instance_of_dataclass, replace_at
@@ -152,7 +152,7 @@ def _warm_up(experiment: Experiment) -> Experiment:
 
 
 def _to_adam(experiment: Experiment) -> Experiment:
-    if not isinstance(experiment.config.optimizer, Sgd):
+    if not isinstance(experiment.config.optimizer, Sgd | Muon):
         return experiment
     adam = replace_at(experiment, "config.optimizer", Adam())
     return replace_at(adam, "hyper.learning_rate", 1e-3)
@@ -261,9 +261,9 @@ def _activation(name: str) -> Remedy:
 
 
 def _decaying(experiment: Experiment) -> Remedy:
-    """Ten times the weight decay, or where there is none what is usual; SGD's rates are a hundred times Adam's."""
+    """Ten times the weight decay, or where there is none what is usual: rates of SGD and Muon are far above Adam's."""
     decay = experiment.hyper.weight_decay
-    usual = 1e-3 if isinstance(experiment.config.optimizer, Sgd) else 0.1
+    usual = 1e-3 if isinstance(experiment.config.optimizer, Sgd | Muon) else 0.1
     value = float(f"{10 * float(decay):.3g}") if decay else usual
     return Remedy(f"weight decay {value:g}", _set("hyper.weight_decay", value))
 
