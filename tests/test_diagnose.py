@@ -403,3 +403,12 @@ def test_what_was_learnt_by_heart_tells_nothing_of_wrong_labels():
 def test_a_test_split_that_is_worse_by_chance_is_no_leak():
     history = make(train__accuracy=1.0, val__accuracy=0.8, test={"accuracy": 0.73}, val__loss=0.6 + 0.03 * T)
     assert names(history) == ["overfitting"]
+
+
+def test_steps_of_muon_are_larger():
+    ratios = {f"update_ratio__{layer}": 0.06 for layer in LAYERS}
+    found = [names(make(**ratios, facts={"optimizer": optimizer})) for optimizer in ("Adam", "Muon")]
+    assert found == [["lr_too_high"], ["healthy"]]
+    far = {name: 0.6 for name in ratios}
+    (finding,) = diagnose(make(**far, facts={"optimizer": "Muon"}))
+    assert finding.name == "lr_too_high" and "a few percent are healthy" in finding.text
