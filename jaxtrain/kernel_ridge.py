@@ -74,9 +74,7 @@ def _answers(kernel: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _sample(start: int, stop: int, most: int) -> np.ndarray:
     """Evenly spaced rows, for a file may be sorted."""
-    return (
-        np.unique(np.linspace(start, stop - 1, min(most, stop - start)).astype(int)) if stop > start else np.arange(0)
-    )
+    return np.unique(np.linspace(start, stop - 1, min(most, max(0, stop - start))).astype(int))
 
 
 def _features(images: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -192,7 +192,7 @@ def fit(
             terminal=terminal,
             facts={
                 **_manifest(data, setting.task, members or (seed,), origin),
-                "kernel_ridge": _without_training(data, setting.task, folder, resume),
+                "kernel_ridge": _without_training(data, setting.task, folder, resume, terminal),
             },
             origin=origin,
             profile_steps=profile_steps,
@@ -333,14 +333,17 @@ def _manifest(data: Data, task: Task, seeds: tuple[int, ...], origin: Origin | N
     }
 
 
-def _without_training(data: Data, task: Task, folder: Path | None, resume: bool) -> dict[str, float]:
+def _without_training(
+    data: Data, task: Task, folder: Path | None, resume: bool, terminal: Terminal
+) -> dict[str, float]:
     """What kernel ridge regression scores, for the diagnosis; once a run, and only where it is written down."""
     stored = read_manifest(folder).get("kernel_ridge") if folder is not None and resume else None
     if folder is None or isinstance(stored, dict):
         return stored or {}
     try:
         return kernel_ridge(task, data)
-    except Exception:  # the data are the user's, and no comparison is worth the run
+    except Exception as error:  # the data are the user's, and no comparison is worth the run
+        terminal.warn(f"nothing to compare the result with: kernel ridge regression: {type(error).__name__}: {error}")
         return {}
 
 

@@ -19,8 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "corpus"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
-import numpy as np
 from recipes import Recipe, data_of, described, recipes
+from sets import score
 
 import jaxtrain as jt
 from jaxtrain.device import enable_compilation_cache, one_device_per_core
@@ -89,16 +89,14 @@ def train(recipe: Recipe) -> list[dict[str, Any]]:
             pass  # every seed of it diverged; what they recorded is there
         histories = read_members(Path(folder, "run"))
     return [
-        {**common, "seed": seed, "score": _score(history.test, arrays), "history": history.to_json()}
+        {
+            **common,
+            "seed": seed,
+            "score": score(history.test, arrays.test_label) if history.test else None,  # none of a run that diverged
+            "history": history.to_json(),
+        }
         for seed, history in zip(recipe.seeds, histories.values(), strict=True)
     ]
-
-
-def _score(test: Any, arrays: Any) -> float | None:
-    """Test accuracy, or in regression the share of the variance that is explained; None of a run that diverged."""
-    if not test:
-        return None
-    return test["accuracy"] if "accuracy" in test else 1 - test["mse"] / float(np.var(arrays.test_label))
 
 
 def pack(folder: Path) -> int:

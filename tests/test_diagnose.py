@@ -340,6 +340,12 @@ def test_poor_is_what_is_far_below_a_method_without_training(kernel, found):
     assert ("right on 90 % of the validation" in finding.text) == (found == "underfitting")
 
 
+def test_where_it_is_not_known_how_good_is_good_poor_is_a_question():
+    unknown, known = (diagnose(make(**POOR, facts=facts))[0] for facts in ({}, {"kernel_accuracy": 0.9}))
+    assert "If that is poor for these data" in unknown.text and unknown.level == "medium"
+    assert "less than there is to learn" in known.text and known.level == "high"
+
+
 def test_a_floor_that_is_uncertain_tells_less():
     few = {"kernel_accuracy": 0.82, "num_val": 60}  # two standard errors are 0.1, or 0.11 of the way from chance
     assert names(make(**FAIR, facts=few)) == ["healthy"]
@@ -411,4 +417,4 @@ def test_steps_of_muon_are_larger():
     assert found == [["lr_too_high"], ["healthy"]]
     far = {name: 0.6 for name in ratios}
     (finding,) = diagnose(make(**far, facts={"optimizer": "Muon"}))
-    assert finding.name == "lr_too_high" and "a few percent are healthy" in finding.text
+    assert finding.name == "lr_too_high" and "a percent or a few is healthy" in finding.text

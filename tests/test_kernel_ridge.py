@@ -118,6 +118,17 @@ def test_where_there_is_nothing_to_say_nothing_is_said():
     assert kernel_ridge(Classification(3), arrays(np.float32(1e30) * image, label)) != {}
 
 
+def test_a_failure_of_it_is_a_warning_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    def fails(task, data):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("jaxtrain.run.kernel_ridge", fails)
+    run = jt.fit(jt.MLP(3, hidden=(8,)), arrays(*clouds()), jt.Config(epochs=1), workdir=tmp_path / "run", report=False)
+    assert (
+        run.summary["status"] == "done" and "kernel ridge regression: MemoryError: no room" in capsys.readouterr().out
+    )
+
+
 def test_a_run_records_it_and_its_diagnosis_reads_it(tmp_path):
     from jaxtrain.diagnose import read_run
 

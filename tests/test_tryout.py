@@ -131,6 +131,9 @@ def test_a_narrow_network_is_tried_far_wider_and_a_decay_that_makes_steps_large_
     assert "sixteen times as wide" not in {remedy.name for remedy in remedies(found("underfitting"), wide)}
     shrinking = dataclasses.replace(PLAIN, hyper=jt.Hyper(learning_rate=1e-3, weight_decay=100.0))
     assert remedies(found("lr_too_high"), shrinking)[0].change(shrinking).hyper.weight_decay is None
+    paper = dataclasses.replace(PLAIN, hyper=jt.Hyper(weight_decay=0.1))
+    paper = replace_at(paper, "config.optimizer", jt.Adam(decay="paper"))  # a tenth in each step, whatever the rate
+    assert remedies(found("lr_too_high"), paper)[0].name == "no weight decay"
     facts = {"learning_rate": 1e-3, "weight_decay": 100.0}
     assert "by 10 % in each step" in advise("lr_too_high", Signs(History([], facts=facts)))[0]
     assert "no weight decay" not in {remedy.name for remedy in remedies(found("lr_too_high"), PLAIN)}

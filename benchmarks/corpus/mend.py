@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout runs without being installed
 
 import numpy as np
+import sets
 from recipes import Case, base, data_of, unscaled
 from score import COSTS, write_between
 
@@ -137,11 +138,7 @@ def trained(case: Case) -> tuple[float, Any]:
             tests = [None] * len(SEEDS)
         findings = diagnose_path(place).findings
     nothing = float(np.bincount(arrays.label).max() / len(arrays.label)) if arrays.num_classes else 0.0
-    variance = float(np.var(arrays.test_label))
-    scores = [
-        nothing if test is None else test["accuracy"] if "accuracy" in test else max(0.0, 1 - test["mse"] / variance)
-        for test in tests
-    ]
+    scores = [nothing if test is None else max(0.0, sets.score(test, arrays.test_label)) for test in tests]
     return statistics.fmean(scores), findings
 
 

@@ -7,6 +7,7 @@ al., Classification and regression trees, 1984, section 2.6.2).
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,11 @@ def read(name: str, *, small: bool = False) -> Arrays:
     rng = np.random.default_rng(0)
     train, test = rng.permutation(parts[0])[: SIZES[name]], rng.permutation(parts[1])[:NUM_TEST]
     return Arrays(image[train], label[train], image[test], label[test], classes)
+
+
+def score(scores: Mapping[str, float], labels: np.ndarray) -> float:
+    """Accuracy, or in regression the share of the labels' variance that is explained."""
+    return scores["accuracy"] if "accuracy" in scores else 1 - scores["mse"] / float(np.var(labels))
 
 
 def _halved(image: np.ndarray) -> np.ndarray:

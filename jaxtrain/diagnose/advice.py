@@ -20,6 +20,11 @@ SHRINKING = 0.01
 """Share of the weights that decay takes away in a step, above which steps are large by it alone."""
 
 
+def shrinking(learning_rate: float, weight_decay: float, convention: object) -> float:
+    """The share of the weights that decay takes away in a step at the peak of the schedule, see `config.Adam.decay`."""
+    return weight_decay * (1.0 if convention == "paper" else learning_rate)
+
+
 def advise(name: str, signs: Signs) -> tuple[str, ...]:
     """Sentences, the first to be tried first."""
     return tuple(line for line in _ADVICE[name](signs) if line)
@@ -123,7 +128,8 @@ def _dying(signs: Signs):
 
 
 def _too_high(signs: Signs):
-    shrinks = float(signs.facts.get("learning_rate") or 0) * float(signs.facts.get("weight_decay") or 0)
+    rate, decay = (float(signs.facts.get(name) or 0) for name in ("learning_rate", "weight_decay"))
+    shrinks = shrinking(rate, decay, signs.facts.get("decay"))
     if shrinks > SHRINKING:
         yield f"Less weight decay, or none: it shrinks the weights by {100 * shrinks:.2g} % in each step."
     yield _with_range(signs, f"Try {_rate(signs, 1 / 3)}, then {_then(signs, 0.1)}")

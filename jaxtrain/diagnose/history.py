@@ -27,6 +27,7 @@ _FACTS = {
     "config.epochs": "epochs",
     "config.num_micro_batches": "num_micro_batches",
     "config.optimizer.type": "optimizer",
+    "config.optimizer.decay": "decay",
     "config.schedule.kind": "schedule",
     "config.early_stopping.patience": "patience",
     "hyper.learning_rate": "learning_rate",
@@ -39,7 +40,7 @@ _FACTS = {
     "model.batch_norm": "batch_norm",
 }
 """In config.json -> the fact."""
-_WORDS = ("optimizer", "schedule", "preprocess")
+_WORDS = ("optimizer", "decay", "schedule", "preprocess")
 """Facts that are words; the others are numbers or flags, and what a file has in their place is not known."""
 
 

@@ -89,12 +89,14 @@ def underfitting(signs: Signs) -> Finding | None:
         if by_dropout > 0
         else ""
     )
-    kernel = f" {_told_by_kernel(signs)}" if by_kernel > 0 else ""
+    kernel = f", which is less than there is to learn. {_told_by_kernel(signs)}" if by_kernel > 0 else "."
+    unsure = "" if max(by_kernel, by_dropout) > 0 else "If that is poor for these data, then "
+    cannot = f"{unsure}{'the' if unsure else 'The'} network cannot, or may not, fit even what it is shown."
     known_kernel = {} if math.isnan(signs.below_kernel) else {"kernel_quality": signs.kernel_quality}
     return Finding(
         "underfitting",
-        f"Training and validation are {percent(train)} and {percent(val)} of the way from chance to perfect, which is"
-        f" less than there is to learn.{kernel} The network cannot, or may not, fit even what it is shown.{dropout}",
+        f"Training and validation are {percent(train)} and {percent(val)} of the way from chance to perfect{kernel}"
+        f" {cannot}{dropout}",
         sure(degree) if signs.history.status != "running" else min(0.89, sure(degree)),
         evidence={"train_quality": train, "val_quality": val, "held_back": held_back, **known_kernel},
     )

@@ -42,11 +42,11 @@ def lr_too_high(signs: Signs) -> Finding | None:
     ratio, curve = signs.update_ratio, signs.learning
     wobble, end = signs.wobble(curve), signs.end(curve) / signs.scale
     # Muon moves all directions of a layer alike, and by more: of a layer that is held at its length, by the rate.
-    more, usual = (1.0, "a few percent are") if signs.facts.get("optimizer") == "Muon" else (0.0, "about 0.1 % is")
+    more = 1.0 if signs.facts.get("optimizer") == "Muon" else 0.0
     seen = [
         (
             ramp(math.log10(ratio) - more, -1.7, -1.2) if ratio > 0 else 0.0,
-            f"an update changes a layer's weights by {percent(ratio)} ({usual} healthy)",
+            f"an update changes a layer's weights by {percent(ratio)} ({_usual(signs)})",
         ),
         (
             ramp(wobble, 0.15, 0.4) * ramp(end, 0.05, 0.3),
@@ -73,6 +73,11 @@ def lr_too_high(signs: Signs) -> Finding | None:
         sure(degree),
         evidence={"update_ratio": ratio, "wobble": wobble, "end_in_chance": end},
     )
+
+
+def _usual(signs: Signs) -> str:
+    """What a healthy ratio of update to weights is."""
+    return "a percent or a few is healthy" if signs.facts.get("optimizer") == "Muon" else "about 0.1 % is healthy"
 
 
 def _risen(signs: Signs, curve: np.ndarray) -> tuple[float, str]:
@@ -117,7 +122,7 @@ def lr_too_low(signs: Signs) -> Finding | None:
         behind = ramp(size, 2.6, 2.8) * behind_kernel(signs) * ramp(falling / max(left, 1e-9), 0.2, 0.4)
         small = ramp(size, 3.0, 3.6) * ramp(left, 0.04, 0.2)
         degree = max(small, behind)
-        told = f"an update changes a layer's weights by {percent(ratio)} (about 0.1 % is healthy), and the"
+        told = f"an update changes a layer's weights by {percent(ratio)} ({_usual(signs)}), and the"
         if behind > small:
             told = "the network is worse than kernel ridge regression, which is not trained, and the"
     elif signs.bare:

@@ -16,7 +16,7 @@ import flax.linen as nn
 
 from jaxtrain.config import Adam, Augment, EarlyStopping, Experiment, Muon, Schedule, Sgd
 from jaxtrain.diagnose import Finding
-from jaxtrain.diagnose.advice import SHRINKING
+from jaxtrain.diagnose.advice import SHRINKING, shrinking
 from jaxtrain.fields import field_names, is_instance_of_dataclass, replace_at
 from jaxtrain.models import MLP, Linear
 from jaxtrain.types import Model
@@ -316,7 +316,8 @@ def _diverged(experiment: Experiment, shape: Shape) -> Suggested:
 
 
 def _too_high(experiment: Experiment, shape: Shape) -> Suggested:
-    if float(experiment.hyper.learning_rate) * float(experiment.hyper.weight_decay or 0) > SHRINKING:
+    rate, decay = float(experiment.hyper.learning_rate), float(experiment.hyper.weight_decay or 0)
+    if shrinking(rate, decay, getattr(experiment.config.optimizer, "decay", None)) > SHRINKING:
         yield Remedy("no weight decay", _set("hyper.weight_decay", None))
     yield _rate(experiment, 1 / 3)
     yield _rate(experiment, 1 / 10)
