@@ -19,7 +19,7 @@ from jaxtrain.config import (
 )
 from jaxtrain.data import epoch, from_arrays, load_data
 from jaxtrain.lr_range import lr_range
-from jaxtrain.models import CNN, MLP, BatchNorm, Conv, Dropout, Linear, ResNet
+from jaxtrain.models import CNN, MLP, Airbench, BatchNorm, Conv, Dropout, Linear, PatchWhitening, ResNet
 from jaxtrain.optim import optimizer
 from jaxtrain.plots import plot_schedule
 from jaxtrain.probe import make_probe
@@ -38,6 +38,7 @@ __all__ = [
     "CNN",
     "MLP",
     "Adam",
+    "Airbench",
     "Augment",
     "BatchNorm",
     "Choice",
@@ -53,6 +54,7 @@ __all__ = [
     "Hyper",
     "Linear",
     "Muon",
+    "PatchWhitening",
     "Plateau",
     "Range",
     "Regression",

@@ -4,27 +4,46 @@ Imports nothing of jaxtrain but `types`, `config` and `errors`. Runs inside the 
 surprise: slicing out of a padded image is the fastest way to crop on a CPU too, where under vmap it becomes a gather.
 """
 
+from typing import NamedTuple, get_args
+
 import jax
 import jax.numpy as jnp
 
-from jaxtrain.config import Augment
+from jaxtrain.config import Augment, Tta
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Array, Batch, Hyper
 
 
-def augment(key: Array, batch: Batch, config: Augment, hyper: Hyper, num_classes: int | None = None) -> Batch:
+class Turn(NamedTuple):
+    """What an augmentation that remembers goes by: `key` the same in all epochs, and the epoch's number, i32[]."""
+
+    key: Array
+    epoch: Array
+
+
+def augment(
+    key: Array, batch: Batch, config: Augment, hyper: Hyper, num_classes: int | None = None, turn: Turn | None = None
+) -> Batch:
     """The batch with what `config` and `hyper.mixup` ask for: flip, then crop, then cutout, then mixup.
 
     Args:
       key: of this step, for this purpose.
       batch: image f32[B, H, W, C].
       num_classes: needed where `hyper.mixup` is a number.
+      turn: needed where `config.alternate` is set, as is `batch.index`.
     """
     crop_key, flip_key, cutout_key, mixup_key = jax.random.split(key, 4)
     image, count = batch.image, batch.image.shape[0]
     # A window and its mirror image are equally likely, so the order of these two is free; XLA on a CPU takes 0.25 ms
     # for 128 images of 32x32x3 in this one and 5 ms in the other, where it mirrors what it gathers element by element.
-    if config.flip:
+    if config.flip and config.alternate:
+        if turn is None or batch.index is None:
+            raise RequestError(
+                "augment.alternate is set, which needs to know the examples: batches from jaxtrain.epoch have an index;"
+                " give Batch(..., index=...)"
+            )
+        image = jax.vmap(alternating_flip, (None, 0, 0, None))(turn.key, image, batch.index, turn.epoch)
+    elif config.flip:
         image = jax.vmap(random_flip)(jax.random.split(flip_key, count), image)
     if config.crop:
         image = jax.vmap(random_crop, (0, 0, None))(jax.random.split(crop_key, count), image, config.crop)
@@ -56,6 +75,24 @@ def random_crop(key: Array, image: Array, pad: int) -> Array:
 def random_flip(key: Array, image: Array) -> Array:
     """`image` f32[H, W, C], mirrored left and right with probability one half."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def alternating_flip(key: Array, image: Array, index: Array, epoch: Array | int) -> Array:
+    """`image` mirrored in every second epoch: whether in the even or the odd ones is drawn once for each example.
+
+    In two epochs both forms of each image are seen once, where a flip at random shows half of the images twice alike.
+
+    Args:
+      key: the same in all epochs.
+      image: f32[H, W, C].
+      index: i32[], which example it is.
+      epoch: i32[].
+
+    References:
+      Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024, https://arxiv.org/abs/2404.00498, section 3.6
+    """
+    begins = jax.random.bits(jax.random.fold_in(key, index)) & 1
+    return jnp.where((begins + jnp.asarray(epoch, jnp.uint32)) % 2 == 1, image[:, ::-1], image)
 
 
 def cutout(key: Array, image: Array, size: int) -> Array:
@@ -123,10 +160,40 @@ def sample_share(key: Array, alpha: Array | float) -> Array:
     return jax.nn.sigmoid(log_x - log_y)
 
 
+def views(image: Array, tta: Tta) -> tuple[Array, list[float]]:
+    """Views of images f32[B, H, W, C] whose outputs are averaged in evaluation: f32[V B, H, W, C], view after view, and
+    the weights of the V views. As one batch, for so the network is compiled once.
+
+    mirror: the images and their mirror images, one half each; mirror_translate: these at one quarter each, and windows
+    of both that are moved up and left, and down and right, by one pixel, reflected at the border, at one eighth each.
+    """
+    if tta == "none":
+        return image, [1.0]
+    if tta == "mirror":
+        return jnp.concatenate([image, image[:, :, ::-1]]), [0.5, 0.5]
+    height, width = image.shape[1:3]
+    padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    windows = [image, *(padded[:, at : at + height, at : at + width] for at in (0, 2))]
+    return jnp.concatenate([view for seen in windows for view in (seen, seen[:, :, ::-1])]), [0.25] * 2 + [0.125] * 4
+
+
 def _sample_place(key: Array, height: int, width: int) -> tuple[Array, Array]:
     """A row below `height` and a column below `width`; one draw, where `randint` makes three and compiles as long."""
     row, column = jnp.floor(jax.random.uniform(key, (2,)) * jnp.array([height, width])).astype(jnp.int32)
     return row, column
+
+
+def check_tta(tta: Tta, image_shape: tuple[int, ...]) -> None:
+    """Raise RequestError where images of this shape (as the network gets them) have no such views."""
+    if tta not in get_args(Tta):
+        raise RequestError(f"tta is {tta!r}; expected one of {', '.join(get_args(Tta))}")
+    if tta != "none" and len(image_shape) != 3:
+        raise RequestError(
+            f"tta is {tta!r} and an example has shape {list(image_shape)}; it needs images [H, W, C]: set it to 'none',"
+            " or choose a preprocessing that keeps images (not pca or whiten)"
+        )
+    if tta == "mirror_translate" and min(image_shape[:2]) < 2:
+        raise RequestError(f"tta is {tta!r} and images are {list(image_shape)}; they need a side of at least 2")
 
 
 def check_augment(config: Augment, image_shape: tuple[int, ...], classification: bool, hyper: Hyper) -> None:

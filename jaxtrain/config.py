@@ -21,6 +21,10 @@ UnitSchedule = Callable[[Array], Array]
 """Step (i32[]) -> factor in [0, 1] (f32[]) by which the learning rate is multiplied."""
 
 
+Tta = Literal["none", "mirror", "mirror_translate"]
+"""Views of an image whose outputs are averaged in evaluation."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Annealing of the learning rate, as a factor in [0, 1]. t counts from the end of the warm-up, in `unit`."""
@@ -97,6 +101,8 @@ class Augment:
     """Pad by this many reflected pixels, then crop a random window of the original size."""
     flip: bool = False
     """Mirror left and right with probability one half."""
+    alternate: bool = False
+    """With flip: mirror each image in every second epoch instead, half of the images in the first one."""
     cutout: int = 0
     """Side in pixels of a square set to 0, which is the mean of standardized data; 0 is off."""
 
@@ -157,6 +163,11 @@ class Config:
     """Which weights are scored at the end and exported; auto: best with early stopping, else last."""
     frozen: tuple[str, ...] = ()
     """Parameter paths (their beginnings, as in Dense_0 or Block_1/Conv_0) that stay as they are."""
+    frozen_after: tuple[tuple[str, float], ...] = ()
+    """(path, epochs), as of `frozen`: parameters whose updates fall linearly to 0 within the first so many epochs."""
+    tta: Tta = "none"
+    """Test-time augmentation, in every evaluation and prediction: the mean of the outputs for an image and its mirror
+    image (mirror), and for windows of both that are moved by a pixel (mirror_translate: six views)."""
     matmul_precision: Literal["default", "high", "highest"] = "default"
     """Precision of float32 matrix products: default lets a GPU use TF32, highest is full float32."""
     eval_every_epochs: int = 1
@@ -247,6 +258,13 @@ def check_config(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
             raise RequestError(f"config.{name} is {value}; it must lie in [0, 1), or be None for none")
+    for path, epochs in config.frozen_after:
+        if not epochs > 0:
+            raise RequestError(
+                f"config.frozen_after has {path!r} after {epochs} epochs; give more than 0, or name it in config.frozen"
+            )
+    if config.augment.alternate and not config.augment.flip:
+        raise RequestError("config.augment.alternate is a way of mirroring; it needs config.augment.flip, too")
     if config.snapshot_every_epochs is not None and not 1 <= config.snapshot_every_epochs <= config.epochs:
         raise RequestError(
             f"config.snapshot_every_epochs is {config.snapshot_every_epochs}; it must lie in 1..{config.epochs}, the"
@@ -274,7 +292,7 @@ def check_config(config: Config) -> None:
 
 def check_hyper(hyper: Hyper) -> None:
     """Raise RequestError for the first field of `hyper` that is not finite or out of range. Concrete numbers only."""
-    below_one = {"dropout_rate", "input_dropout_rate", "label_smoothing", "momentum", "beta2"}
+    below_one = {"dropout_rate", "input_dropout_rate", "label_smoothing", "momentum", "beta2", "rest_momentum"}
     above_zero = {"max_norm", "clip_norm", "mixup"}
     values = {f.name: getattr(hyper, f.name) for f in dataclasses.fields(hyper) if f.name != "extra"}
     for name, value in {**values, **{f"extra.{k}": v for k, v in hyper.extra.items()}}.items():

@@ -30,7 +30,7 @@ from jaxtrain.fields import (
     fits,
     is_instance_of_dataclass,
 )
-from jaxtrain.models import CNN, MLP, Linear, ResNet
+from jaxtrain.models import CNN, MLP, Airbench, Linear, ResNet
 from jaxtrain.space import Search
 from jaxtrain.types import Hyper, Model
 
@@ -127,7 +127,7 @@ def from_json(value: Any, *, model: Any = None, optimizer: Any = None, schedule:
 def _shipped() -> dict[str, type]:
     """The closed table of what JSON can rebuild."""
     parts = (Experiment, DataConfig, Config, Schedule, Adam, Sgd, Muon, Augment, Plateau, EarlyStopping, Hyper, Model)
-    return {cls.__name__: cls for cls in (*parts, Linear, MLP, CNN, ResNet)}
+    return {cls.__name__: cls for cls in (*parts, Linear, MLP, CNN, ResNet, Airbench)}
 
 
 def _missing(path: Path) -> str:

@@ -42,6 +42,7 @@ def log_graphs(log: Log, setting: Setting, data: Data, hyper: Hyper) -> None:
         jax.ShapeDtypeStruct(rows + setting.image_shape, jnp.float32),
         jax.ShapeDtypeStruct(rows + data.label.shape[1:], data.label.dtype),
         jax.ShapeDtypeStruct(rows, jnp.float32),
+        jax.ShapeDtypeStruct(rows, jnp.int32),
     ]
     batch = Batch(*shapes)
     try:

@@ -77,7 +77,7 @@ def probe(setting: Setting, state: TrainState, batch: Batch) -> Probe:
     with jax.default_matmul_precision(config.matmul_precision):
         last = dataclasses.replace(state, step=jnp.maximum(state.step - 1, 0))
         augment_key, dropout_key = step_keys(last)
-        batch = augment_batch(setting, state, augment_key, batch)
+        batch = augment_batch(setting, last, augment_key, batch)
         part = jax.tree.map(lambda x: x[: x.shape[0] // config.num_micro_batches], batch)
 
         def data_loss(params: PyTree, part: Batch) -> tuple[Array, PyTree]:

@@ -34,6 +34,7 @@ from jaxtrain.step import (
     eval_step,
     init_state,
     learning_rate,
+    predict_step,
     train_step,
 )
 from jaxtrain.types import Array, Batch, Hyper, Metrics, PyTree, TrainState
@@ -54,7 +55,7 @@ class Program:
     Of a stack of members, every leaf of a state, of its parts, of Metrics, and the order has a first axis of length M;
     the examples and the counts are shared.
 
-    init(key, hyper) -> state.
+    init(key, hyper, image) -> state; `image` as from `step.first_images`.
     run_steps(state, sums, arrays, order, start, num_steps) -> (state, sums): donates state and sums; step i takes the
       examples order[(start + i) * B : (start + i + 1) * B].
     evaluate(params, batch_stats, hyper, arrays, start, stop) -> Metrics over the examples [start, stop).
@@ -75,7 +76,7 @@ class Program:
     """
 
     setting: Setting
-    init: Callable[[Array, Hyper], TrainState]
+    init: Callable[[Array, Hyper, Array | None], TrainState]
     run_steps: StepLoop
     evaluate: Callable[..., Metrics]
     zeros: Callable[..., Metrics]
@@ -214,14 +215,14 @@ def compile_program(setting: Setting, mesh: Mesh | None = None) -> Program:
 
     def predict(params: PyTree, batch_stats: PyTree, hyper: Hyper, image: Array) -> Array:
         with jax.default_matmul_precision(config.matmul_precision):
-            return setting.model.apply(params, batch_stats, image, train=False, hyper=hyper).outputs
+            return predict_step(setting, params, batch_stats, hyper, image)
 
     def compiled(function: Callable[..., Any], *axes: int | None, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
         return jax.jit(_of_members(mesh, function, *axes), donate_argnums=donate)
 
     return Program(
         setting=setting,
-        init=compiled(functools.partial(init_state, setting), 0, 0),
+        init=compiled(functools.partial(init_state, setting), 0, 0, None),
         run_steps=run_steps,
         evaluate=evaluate,
         zeros=compiled(zeros, 0, 0, 0, None),

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtrain.augment import check_augment
+from jaxtrain.augment import check_augment, check_tta
 from jaxtrain.config import Config, Muon, check_config, check_hyper
 from jaxtrain.data import Data
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
@@ -74,6 +74,7 @@ def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:
             f" {LARGEST} steps in all"
         )
     check_augment(config.augment, data.image_shape, data.info.num_classes is not None, hyper)
+    check_tta(config.tta, data.image_shape)
     micro_batch = config.batch_size // config.num_micro_batches
     ours = isinstance(setting.task, Classification | Regression)
     num_outputs = data.info.num_classes or data.info.num_targets if ours else None

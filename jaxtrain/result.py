@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.augment import check_tta
 from jaxtrain.checkpoint import Store
-from jaxtrain.config import DataConfig
+from jaxtrain.config import DataConfig, Tta
 from jaxtrain.configfile import encode, from_json
 from jaxtrain.data import DataInfo, Preprocess, normalise
 from jaxtrain.errors import RequestError, WorldError
@@ -96,6 +97,16 @@ class Run:
     def outputs(self, images: Any) -> np.ndarray:
         """The network's outputs, f32[B, K] or f32[B, T], for images as for `predict`."""
         return np.concatenate([jax.device_get(self._outputs(part)) for part in self._parts(self.checked(images))])
+
+    def with_tta(self, tta: Tta) -> "Run":
+        """The same weights, whose answers and scores are the mean over these views of an image; see `Config.tta`.
+
+        Raises:
+          RequestError: for an unknown name, or a network that takes no images [H, W, C].
+        """
+        check_tta(tta, self.setting.image_shape)
+        config = dataclasses.replace(self.setting.config, tta=tta)
+        return dataclasses.replace(self, setting=dataclasses.replace(self.setting, config=config))
 
     @property
     def snapshots(self) -> tuple["Run", ...]:

@@ -6,7 +6,7 @@ of parameters, and even different networks may vote together, as long as they an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxtrain import ensemble, scores
+from jaxtrain.config import Tta
 from jaxtrain.data import DataInfo
 from jaxtrain.errors import RequestError
 from jaxtrain.folder import member_folder, read_summary
@@ -131,6 +132,10 @@ class Ensemble:
     def outputs(self, images: Any) -> np.ndarray:
         """The living members' outputs, f32[M, B, K] or f32[M, B, T]."""
         return np.stack([member.outputs(images) for member in self.living])
+
+    def with_tta(self, tta: Tta) -> "Ensemble":
+        """The same members, each by the mean over these views of an image; see `Run.with_tta`."""
+        return replace(self, members=[member.with_tta(tta) for member in self.members])
 
     def _mean(self, split: str) -> SimpleNamespace:
         # Of a run that was stopped between two groups, not every member has been scored on every split.

@@ -7,6 +7,7 @@ step is folded from it, so a step can be repeated alone and a resumed run draws 
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +15,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
+from jax.extend import core as jex_core
 
-from jaxtrain.augment import augment
+from jaxtrain.augment import Turn, augment, views
 from jaxtrain.config import Config, UnitSchedule
-from jaxtrain.data import Data
+from jaxtrain.data import Data, normalise
 from jaxtrain.errors import RequestError
 from jaxtrain.metrics import EVIDENCE, from_examples
 from jaxtrain.models import is_own_batch_stats, reset_batch_stats
 from jaxtrain.optim import (
     ema_update,
+    fade,
     freeze,
     frozen_mask,
     init_ema,
@@ -36,6 +40,7 @@ from jaxtrain.optim import (
 )
 from jaxtrain.tasks import Classification, default_task
 from jaxtrain.types import (
+    FLIP_KEY,
     INIT_KEY,
     STEP_KEY,
     Array,
@@ -51,6 +56,9 @@ from jaxtrain.types import (
 
 NUM_PROBES = 10
 """Probes of a short run."""
+
+NUM_FIRST, FIRST_BYTES = 5000, 1 << 28
+"""Images that a network is initialised with, and the memory that they may take."""
 
 MAX_BAD_STEPS = 10
 """Steps in a row that may be skipped; after them nothing is taken any more, and the run ends."""
@@ -112,13 +120,17 @@ def make_setting(model: Any, data: Data, config: Config, task: Task | None = Non
     return Setting(as_model(model), task, config, tuple(data.image_shape), data.num_train)
 
 
-def init_state(setting: Setting, key: Array, hyper: Hyper) -> TrainState:
+def init_state(setting: Setting, key: Array, hyper: Hyper, image: Array | None = None) -> TrainState:
     """The state before the first step.
 
     The hyper-parameters are cast to float32 here and nowhere else: a Python float would trace the step again.
+
+    Args:
+      image: training images f32[N, ...], `first_images`, for a network that is initialised from them; None: one of
+        zeros.
     """
     hyper = jax.tree.map(lambda x: jnp.array(x, jnp.float32), hyper)
-    image = jnp.zeros((1, *setting.image_shape), jnp.float32)
+    image = jnp.zeros((1, *setting.image_shape), jnp.float32) if image is None else image
     params, batch_stats = setting.model.init(jax.random.fold_in(key, INIT_KEY), image, hyper)
     control = init_control()
     return TrainState(
@@ -135,6 +147,34 @@ def init_state(setting: Setting, key: Array, hyper: Hyper) -> TrainState:
         if setting.num_snapshots
         else None,
     )
+
+
+def first_images(setting: Setting, data: Data, hyper: Hyper) -> np.ndarray | None:
+    """What the network is initialised with: training images, evenly spaced and normalised, f32[N, ...] on the host.
+
+    None for a network whose parameters do not depend on them, which is told from its program: all but those with a
+    layer like `PatchWhitening`.
+    """
+    if not _reads_images(setting.model, setting.image_shape, jax.tree.structure(hyper)):
+        return None
+    count = max(1, min(data.num_train, NUM_FIRST, FIRST_BYTES // (4 * math.prod(setting.image_shape))))
+    rows = np.linspace(0, data.num_train, count, endpoint=False).astype(int)
+    return np.asarray(normalise(data.preprocess, data.image[rows]))
+
+
+@functools.lru_cache(maxsize=64)
+def _reads_images(model: Model, image_shape: tuple[int, ...], structure: Any) -> bool:
+    """Whether the initial parameters are computed from the images; `structure` is that of the hyper-parameters."""
+
+    def init(image: Array) -> PyTree:
+        return model.init(jax.random.key(0), image, jax.tree.unflatten(structure, [0.0] * structure.num_leaves))
+
+    jaxpr = jax.make_jaxpr(init)(jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).jaxpr
+    reached = set(jaxpr.invars)
+    for equation in jaxpr.eqns:  # in the order of computation
+        if any(isinstance(each, jex_core.Var) and each in reached for each in equation.invars):
+            reached.update(equation.outvars)
+    return any(isinstance(each, jex_core.Var) and each in reached for each in jaxpr.outvars)
 
 
 def train_step(setting: Setting, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -164,22 +204,52 @@ def step_keys(state: TrainState) -> tuple[Array, Array]:
 def augment_batch(setting: Setting, state: TrainState, key: Array, batch: Batch) -> Batch:
     """The batch as the network gets it in training."""
     num_classes = getattr(setting.task, "num_classes", None)
-    return augment(key, batch, setting.config.augment, state.hyper, num_classes)
+    turn = Turn(jax.random.fold_in(state.key, FLIP_KEY), state.step // setting.steps_per_epoch)
+    return augment(key, batch, setting.config.augment, state.hyper, num_classes, turn)
 
 
 def eval_step(setting: Setting, params: PyTree, batch_stats: PyTree, hyper: Hyper, batch: Batch) -> Metrics:
     """Scores of a batch, and what else the task tells for a diagnosis: no dropout, running statistics, no padding."""
     task = setting.task
     with jax.default_matmul_precision(setting.config.matmul_precision):
-        outputs = setting.model.apply(params, batch_stats, batch.image, train=False, hyper=hyper).outputs
+        outputs = predict_step(setting, params, batch_stats, hyper, batch.image)
         told = task.evidence(outputs, batch) if isinstance(task, Classification) else {}
         named = {f"{EVIDENCE}{name}": value for name, value in told.items()}
         return from_examples({**task.metrics(outputs, batch), **named}, batch.weight)
 
 
+def predict_step(setting: Setting, params: PyTree, batch_stats: PyTree, hyper: Hyper, image: Array) -> Array:
+    """The network's outputs for images as it gets them: of one pass, or with `config.tta` the weighted mean over views.
+
+    The mean is that of the outputs, of a classifier's logits.
+
+    References:
+      Jordan, 2024, https://arxiv.org/abs/2404.00498, section 3.1 (six views and their weights)
+    """
+    seen, weights = views(image, setting.config.tta)
+    outputs = setting.model.apply(params, batch_stats, seen, train=False, hyper=hyper).outputs
+    if len(weights) == 1:
+        return outputs
+    each = outputs.reshape(len(weights), image.shape[0], *outputs.shape[1:])
+    return jnp.tensordot(jnp.asarray(weights), each, 1, precision="highest")
+
+
 def make_init(model: Any, data: Data, config: Config, task: Task | None = None) -> Callable[[Array, Hyper], TrainState]:
-    """`init(key, hyper) -> TrainState`; `jax.vmap(init, (0, None))` gives many members. See `init_state`."""
-    return functools.partial(init_state, make_setting(model, data, config, task))
+    """`init(key, hyper) -> TrainState`; `jax.vmap(init, (0, None))` gives many members. See `init_state`.
+
+    A network that is initialised from images gets some thousand of the training split.
+    """
+    setting = make_setting(model, data, config, task)
+
+    def init(key: Array, hyper: Hyper) -> TrainState:
+        image = first_images(setting, data, hyper)
+        # Of the forward pass on those only the parameters are wanted: compiled, the rest of it is left out.
+        return init_state(setting, key, hyper) if image is None else _compiled_init(setting, key, hyper, image)
+
+    return init
+
+
+_compiled_init = jax.jit(init_state, static_argnums=0)
 
 
 def make_train_step(
@@ -286,6 +356,9 @@ def _transformation(
         return setting.schedule(jnp.maximum(step - steps_back, 0) if steps_back else step) * rate_scale
 
     own = choice(hyper, schedule) if callable(choice) else optimizer(hyper, schedule, choice)
+    if setting.config.frozen_after:
+        lengths = {path: round(epochs * setting.steps_per_epoch) for path, epochs in setting.config.frozen_after}
+        own = optax.chain(own, *(fade(path, max(length, 1), steps_back) for path, length in lengths.items()))
     return freeze(own, frozen_mask(params, setting.config.frozen)) if setting.config.frozen else own
 
 

@@ -20,7 +20,7 @@ Array = jax.Array
 PyTree = Any
 Number = float | Array
 
-INIT_KEY, STEP_KEY = 0, 1
+INIT_KEY, STEP_KEY, FLIP_KEY = 0, 1, 2
 """Purposes: what is folded into a member's key before anything is drawn. `data.arrays` has that of the order."""
 
 
@@ -30,11 +30,13 @@ class Batch(NamedTuple):
     image: f32[B, ...], already normalised.
     label: i32[B] class indices; f32[B, K] class probabilities (after mixup); f32[B, T] regression targets.
     weight: f32[B], 1 for an example, 0 for padding (evaluation only).
+    index: i32[B], which examples of the data they are, for what is remembered from epoch to epoch; None: not known.
     """
 
     image: Array
     label: Array
     weight: Array
+    index: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +63,8 @@ class Hyper:
     """Adam's decay of the squared gradient, in [0, 1)."""
     rest_rate: Number | None = None
     """Muon: times learning_rate, the rate of what SGD updates beside it; None is 1."""
+    rest_momentum: Number | None = None
+    """Muon: momentum of what SGD updates beside it, in [0, 1); None is `momentum`."""
     l1: Number | None = None
     """Penalty l1 * sum |w| in the loss; kernels only."""
     l2: Number | None = None

@@ -3,6 +3,7 @@
     python scripts/evaluate.py runs/mnist-20261122-101500
     python scripts/evaluate.py runs/a runs/b
     python scripts/evaluate.py runs/mnist-20261122-101500 --data.dir /data --split val
+    python scripts/evaluate.py runs/cifar10-20261122-101500 --tta mirror
 
 Loads the run's data again, checks that it is the same, and prints the metrics as JSON: of one run its scores, of
 several (or of a run of several members) those of the mean of their probabilities, of their vote and of the mean member.
@@ -12,9 +13,11 @@ Where the data has moved: --data.dir or --data.path.
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
+from jaxtrain.config import Tta
 from jaxtrain.data import load_data
 from jaxtrain.errors import RequestError
 from jaxtrain.files import jsonable
@@ -27,9 +30,11 @@ def main(args: list[str]) -> None:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="its config file, for a network of your own")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="which split to score")
     parser.add_argument("--other-data", action="store_true", help="score data other than the run's, on purpose")
+    parser.add_argument("--tta", choices=get_args(Tta), help="views of each image (default: as the run was trained)")
     flags, rest = parser.parse_known_args(args)
     prepare()
     run, experiment = read_runs(flags.run, flags.config)
+    run = run if flags.tta is None else run.with_tta(flags.tta)
     moved = data_of(experiment, rest, "evaluate.py")
     data = load_data(moved, report=lambda text: print(text, file=sys.stderr))
     if data.info.sha256 != run.info.sha256 and not flags.other_data:

@@ -9,12 +9,13 @@ many name the class. Each image is resized to the size of the training images; a
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs without being installed
 
 import numpy as np
 
+from jaxtrain.config import Tta
 from jaxtrain.data import read_image
 from jaxtrain.errors import RequestError
 from jaxtrain.result import Run
@@ -32,9 +33,11 @@ def main(args: list[str]) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="how many classes to print for each image (default 3)")
     parser.add_argument("--invert", action="store_true", help="dark on light to light on dark, as MNIST has it")
+    parser.add_argument("--tta", choices=get_args(Tta), help="views of each image (default: as the run was trained)")
     flags = parser.parse_args(args)
     prepare()
     run, _ = read_runs([flags.run, *flags.others], flags.config)
+    run = run if flags.tta is None else run.with_tta(flags.tta)
     info = run.info
     shape = info.stored_shape
     if len(shape) != 3 or info.num_classes is None:

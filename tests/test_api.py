@@ -5,10 +5,10 @@ import inspect
 import jaxtrain as jt
 
 NAMES = """
-CNN MLP Adam Augment BatchNorm Choice Classification Config Conv DataConfig Dropout EarlyStopping Ensemble Experiment
-Halving Hyper Linear Muon Plateau Range Regression ResNet Schedule Search Sgd check epoch fit from_arrays load_data
-load_run lr_range make_eval_step make_init make_probe make_train_step optimizer plot_schedule recalibrate run_search
-write_report
+CNN MLP Adam Airbench Augment BatchNorm Choice Classification Config Conv DataConfig Dropout EarlyStopping Ensemble
+Experiment Halving Hyper Linear Muon PatchWhitening Plateau Range Regression ResNet Schedule Search Sgd check epoch fit
+from_arrays load_data load_run lr_range make_eval_step make_init make_probe make_train_step optimizer plot_schedule
+recalibrate run_search write_report
 """.split()
 
 

@@ -7,7 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.augment import augment, check_augment, cutout, mixup, random_crop, random_flip, sample_share
+from jaxtrain.augment import (
+    Turn,
+    alternating_flip,
+    augment,
+    check_augment,
+    check_tta,
+    cutout,
+    mixup,
+    random_crop,
+    random_flip,
+    sample_share,
+    views,
+)
 from jaxtrain.config import Augment
 from jaxtrain.errors import RequestError
 from jaxtrain.types import Batch, Hyper
@@ -29,6 +41,77 @@ def test_a_flip_flips_about_half_and_only_flips():
     flipped = [np.array_equal(x, np.asarray(IMAGE)[:, ::-1]) for x in _many(random_flip)]
     same = [np.array_equal(x, IMAGE) for x in _many(random_flip)]
     assert sum(flipped) + sum(same) == 200 and 70 < sum(flipped) < 130
+
+
+def mirrored(epoch, key=0, index=None):
+    """Which of 200 examples are mirrored in an epoch; that each is whole is seen to."""
+    index = jnp.arange(200) if index is None else index
+    flip = jax.jit(jax.vmap(alternating_flip, (None, None, 0, None)))
+    seen = np.asarray(flip(jax.random.key(key), IMAGE, index, jnp.int32(epoch)))
+    turned = np.array([np.array_equal(x, np.asarray(IMAGE)[:, ::-1]) for x in seen])
+    assert all(np.array_equal(x, IMAGE) for x in seen[~turned])
+    return turned
+
+
+def test_an_alternating_flip_shows_both_forms_in_any_two_epochs():
+    first = mirrored(0)
+    assert 70 < first.sum() < 130
+    for epoch in range(1, 5):
+        np.testing.assert_array_equal(mirrored(epoch), first ^ (epoch % 2 == 1))
+
+
+def test_which_form_comes_first_belongs_to_the_example_and_the_key():
+    order = np.random.default_rng(0).permutation(200)
+    np.testing.assert_array_equal(mirrored(3, index=jnp.asarray(order)), mirrored(3)[order])
+    assert 60 < (mirrored(0, key=1) != mirrored(0)).sum() < 140
+
+
+def test_alternating_within_a_batch_is_that_of_each_example():
+    batch, config = _batch()._replace(index=jnp.arange(16) + 5), Augment(flip=True, alternate=True)
+    turn = Turn(jax.random.key(7), jnp.int32(1))
+    found = compiled_augment(jax.random.key(0), batch, config, Hyper(), turn=turn)
+    wanted = [alternating_flip(turn.key, x, i, 1) for x, i in zip(batch.image, batch.index, strict=True)]
+    np.testing.assert_array_equal(found.image, jnp.stack(wanted))
+    other = compiled_augment(jax.random.key(1), batch, config, Hyper(), turn=turn)
+    np.testing.assert_array_equal(found.image, other.image)  # nothing of it is drawn anew
+
+
+@pytest.mark.parametrize("turn", [None, Turn(jax.random.key(0), jnp.int32(0))])
+def test_an_alternating_flip_of_unknown_examples_is_refused(turn):
+    with pytest.raises(RequestError, match="alternate.*index"):
+        augment(jax.random.key(0), _batch(), Augment(flip=True, alternate=True), Hyper(), turn=turn)
+
+
+@pytest.mark.parametrize("tta", ["none", "mirror", "mirror_translate"])
+def test_views_are_weighted_to_one_and_begin_with_the_image(tta):
+    image = _batch().image
+    seen, weights = views(image, tta)
+    assert sum(weights) == 1 and len(seen) == 16 * len(weights)
+    np.testing.assert_array_equal(seen[:16], image)
+
+
+def test_the_six_views_are_mirrored_and_moved_by_a_pixel():
+    image = _batch().image
+    seen, weights = views(image, "mirror_translate")
+    padded = np.pad(np.asarray(image), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    plain = [padded[:, at : at + 7, at : at + 6] for at in (1, 0, 2)]
+    wanted = [view for window in plain for view in (window, window[:, :, ::-1])]
+    np.testing.assert_array_equal(seen, np.concatenate(wanted))
+    assert weights == [1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 8, 1 / 8]
+
+
+@pytest.mark.parametrize(
+    "tta, shape, message",
+    [
+        ("mirror", (9,), "images"),
+        ("mirror_translate", (1, 9, 3), "side"),
+        ("five", (9, 9, 3), "none, mirror, mirror_translate"),
+    ],
+)
+def test_views_that_there_are_not_are_refused(tta, shape, message):
+    with pytest.raises(RequestError, match=message):
+        check_tta(tta, shape)
+    check_tta("none", shape)
 
 
 @pytest.mark.parametrize("pad", [1, 4])  # 5, the most, gives some windows twice

@@ -150,6 +150,24 @@ def test_initialisations_have_the_deviation_of_their_formula(name, std):
     np.testing.assert_allclose(kernel.mean(), 0, atol=4 * std / np.sqrt(kernel.size) + 1e-9)
 
 
+@pytest.mark.parametrize("inputs, outputs", [(5, 5), (5, 9), (9, 5)])
+@pytest.mark.parametrize("size", [3, 4])
+def test_dirac_passes_on_what_it_is_given(inputs, outputs, size):
+    x = normal((2, 7, 7, inputs))
+    layer = Conv(outputs, (size, size), use_bias=False, kernel_init="dirac")
+    variables = layer.init(jax.random.key(0), x)
+    y, passed = layer.apply(variables, x), min(inputs, outputs)
+    moved = 1 if size == 4 else 0  # an even kernel has its middle before or behind the pixel
+    np.testing.assert_allclose(y[:, :6, :6, :passed], x[:, moved : 6 + moved, moved : 6 + moved, :passed], atol=1e-6)
+    beyond = np.asarray(variables["params"]["kernel"])[..., passed:]
+    if outputs > inputs:
+        np.testing.assert_allclose(beyond.std(), np.sqrt(1 / 3 / (size**2 * inputs)), rtol=0.1)
+
+
+def test_dirac_of_a_matrix_is_the_identity():
+    np.testing.assert_array_equal(initializer("dirac")(jax.random.key(0), (4, 4), jnp.float32), jnp.eye(4))
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(RequestError, match="'hee'; choose one of he, glorot"):
         initializer("hee")

@@ -103,6 +103,16 @@ def test_the_rest_may_have_a_rate_of_its_own():
     np.testing.assert_array_equal(ours["Dense_0"]["kernel"], plain["Dense_0"]["kernel"])
 
 
+@pytest.mark.parametrize("momentum", [0.6, None])
+def test_the_rest_may_have_a_momentum_of_its_own(momentum):
+    hyper = Hyper(learning_rate=0.1, momentum=momentum, rest_momentum=0.8)
+    ours, sgd = stepped(Muon(), hyper), stepped(Sgd(nesterov=True), Hyper(learning_rate=0.1, momentum=0.8))
+    for layer, leaf in (("outputs", "kernel"), ("outputs", "bias"), ("Dense_0", "bias")):
+        np.testing.assert_allclose(ours[layer][leaf], sgd[layer][leaf], rtol=1e-5, atol=1e-6)
+    plain = stepped(Muon(), dataclasses.replace(hyper, rest_momentum=None))
+    np.testing.assert_array_equal(ours["Dense_0"]["kernel"], plain["Dense_0"]["kernel"])
+
+
 @pytest.mark.parametrize("decay", ["lr", "paper"])
 def test_the_chain_is_that_of_its_equations(decay):
     """By hand in float64: Nesterov, orthogonalised; the length held before each update; decay and both rates."""

@@ -11,6 +11,7 @@ from jaxtrain.config import Adam, Schedule, Sgd
 from jaxtrain.errors import RequestError
 from jaxtrain.optim import (
     ema_update,
+    fade,
     freeze,
     frozen_mask,
     init_ema,
@@ -253,6 +254,37 @@ def test_frozen_means_whole_names_at_the_beginning_of_a_path():
 def test_a_frozen_path_that_is_nowhere_is_refused(entry, nearest):
     with pytest.raises(RequestError, match=f"nearest: .*{nearest}"):
         frozen_mask(tree(0), ("Dense_0", entry))
+
+
+@pytest.mark.parametrize("steps_back", [0, 1])
+def test_a_fade_falls_linearly_to_zero_and_touches_nothing_else(steps_back):
+    gradient, state = tree(0), fade("Dense_0/bias", 4).init(tree(0))
+    shares = []
+    for _ in range(6):
+        updates, state = jax.jit(fade("Dense_0/bias", 4, steps_back).update)(gradient, state)
+        close(updates["Conv_0"], gradient["Conv_0"])
+        close(updates["Dense_0"]["kernel"], gradient["Dense_0"]["kernel"])
+        shares.append(float(updates["Dense_0"]["bias"][0] / gradient["Dense_0"]["bias"][0]))
+    wanted = [max(0.0, 1 - (step - steps_back) / 4) for step in range(6)]
+    np.testing.assert_allclose(shares, wanted, atol=1e-6)
+
+
+def test_a_fade_is_of_a_chain_that_freezes_other_parts():
+    params, hyper = tree(0), as_arrays(FULL)
+    mask = frozen_mask(params, ("Dense_0/kernel",))
+    after = train(
+        lambda h: freeze(optax.chain(optimizer(h, COSINE, Adam()), fade("Dense_0", 3)), mask),
+        hyper,
+        params,
+        gradients(10),
+    )
+    short = jax.tree.map(lambda leaf: leaf[:3], gradients(10))
+    stopped = train(
+        lambda h: freeze(optax.chain(optimizer(h, COSINE, Adam()), fade("Dense_0", 3)), mask), hyper, params, short
+    )
+    np.testing.assert_array_equal(after["Dense_0"]["kernel"], params["Dense_0"]["kernel"])
+    np.testing.assert_array_equal(after["Dense_0"]["bias"], stopped["Dense_0"]["bias"])
+    assert np.any(after["Conv_0"]["kernel"] != stopped["Conv_0"]["kernel"])
 
 
 def test_ema_follows_its_warmup_and_then_its_decay():

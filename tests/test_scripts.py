@@ -66,6 +66,21 @@ def test_predict_prints_a_label_for_each_image(finished):
     assert re.fullmatch(r"(?:[ab]\.png: \d [\d.]+ %, \d [\d.]+ %\n){2}", out)
 
 
+def test_both_take_the_views_of_an_image_to_average_over(finished):
+    from PIL import Image
+
+    cwd, _, folder = finished
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(cwd / "slope.png")
+    answers = []
+    for tta in ("none", "mirror"):
+        status, out, err = run("evaluate", folder, "--tta", tta, cwd=cwd)
+        assert status == 0, err
+        answers.append((json.loads(out)["loss"], run("predict", folder, "slope.png", "--tta", tta, cwd=cwd)[1]))
+    assert answers[0] != answers[1] and all(a != b for a, b in zip(*answers, strict=True))
+    status, _, err = run("evaluate", folder, "--tta", "five", cwd=cwd)
+    assert status == 2 and "mirror_translate" in err
+
+
 def test_a_run_is_repeated_from_its_json(finished):
     cwd, _, folder = finished
     status, _, err = run(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.augment import augment
+from jaxtrain.augment import Turn, augment
 from jaxtrain.data import normalise
 from jaxtrain.optim import penalty
 from jaxtrain.optim.parameters import parameter_path
@@ -112,14 +112,15 @@ def influence(
 
 
 @functools.partial(compiled, static_argnums=0)
-def augmented(setting: Setting, hyper: Hyper, key: Array, batch: Batch) -> Batch:
-    """`step.augment_batch` compiled; of a state it needs the hyper-parameters alone."""
+def augmented(setting: Setting, hyper: Hyper, key: Array, batch: Batch, epoch: int) -> Batch:
+    """`step.augment_batch` compiled; of a state it needs the hyper-parameters alone, and its epoch."""
     return augment(
         key,
         batch,
         setting.config.augment,
         hyper,
         getattr(setting.task, "num_classes", None),
+        Turn(jax.random.key(0), jnp.asarray(epoch)),
     )
 
 
@@ -136,9 +137,10 @@ penalised = compiled(penalty)
 """`optim.penalty`, compiled."""
 
 
-def host_batch(image: np.ndarray, label: np.ndarray) -> Batch:
+def host_batch(image: np.ndarray, label: np.ndarray, index: np.ndarray | None = None) -> Batch:
     """A batch of arrays that are still on the host; a compiled program takes them as they are."""
-    return Batch(*map(np.asarray, (image, label, np.ones(len(label), np.float32))))  # pyright: ignore[reportArgumentType]
+    index = np.asarray(np.arange(len(label)) if index is None else index, np.int32)
+    return Batch(*map(np.asarray, (image, label, np.ones(len(label), np.float32), index)))  # pyright: ignore[reportArgumentType]
 
 
 def layer_of(path: str) -> str:

@@ -34,7 +34,7 @@ from jaxtrain.checks.passes import (
 from jaxtrain.config import Config, Schedule
 from jaxtrain.data import Arrays, Data, put
 from jaxtrain.models import is_own_batch_stats, reset_batch_stats
-from jaxtrain.step import Setting
+from jaxtrain.step import Setting, first_images
 from jaxtrain.types import Array, Batch, Hyper, PyTree, TrainState
 
 NUM_FORWARD = 64  # examples of a forward pass
@@ -153,7 +153,7 @@ class Subject:
 
     def begin(self, hyper: Hyper) -> TrainState:
         """The state before the first step, with other numbers."""
-        return initial(self.brief, self.key, hyper)
+        return initial(self.brief, self.key, hyper, first_images(self.brief, self.data, hyper))
 
     @functools.cached_property
     def start(self) -> Weights:
@@ -213,7 +213,7 @@ class Subject:
             at = step * size % self.num_train
             order = random.permutation(self.num_train) if at == 0 else order
             rows = order[at : at + size]
-            yield host_batch(self.image[rows], label[rows])
+            yield host_batch(self.image[rows], label[rows], rows)
 
     def settled(self, weights: Weights) -> Weights:
         """The weights with running statistics as after many more steps: Algorithm 2, of Flax's BatchNorm too."""

@@ -83,6 +83,7 @@ class Arrays:
     image: Array  # u8|f32[N, ...]
     label: Array  # i32[N] | f32[N, T]
     preprocess: Preprocess
+    index: Array | None = None  # i32[N], which examples of the data they are; None: all of it, in its order
 
 
 def put(data: Data, device: Any = None) -> Arrays:
@@ -104,7 +105,8 @@ def take(arrays: Arrays, indices: Array, weight: Array | None = None) -> Batch:
     image = jnp.take(rows, indices, axis=0, mode="clip").reshape(indices.shape + arrays.image.shape[1:])
     label = jnp.take(arrays.label, indices, axis=0, mode="clip")
     weight = jnp.ones(indices.shape, jnp.float32) if weight is None else weight
-    return Batch(normalise(arrays.preprocess, image), label, weight)
+    index = indices if arrays.index is None else jnp.take(arrays.index, indices, mode="clip")
+    return Batch(normalise(arrays.preprocess, image), label, weight, index)
 
 
 def epoch_order(key: Array, epoch: Array | int, num_examples: int) -> Array:
@@ -142,7 +144,8 @@ def epoch(data: Data, key: Array, epoch: int, batch_size: int) -> Iterator[Batch
 
 
 def _host_batch(data: Data, indices: np.ndarray) -> Batch:
-    return _take_all(Arrays(jnp.asarray(data.image[indices]), jnp.asarray(data.label[indices]), data.preprocess))
+    chosen = jnp.asarray(data.image[indices]), jnp.asarray(data.label[indices])
+    return _take_all(Arrays(*chosen, data.preprocess, jnp.asarray(indices, jnp.int32)))
 
 
 @jax.jit

@@ -225,9 +225,11 @@ class Streamed:
 
     def _gather(self, rows: np.ndarray | slice, size: int) -> Arrays:
         """The examples at `rows` on the device, padded with zeros to `size`."""
-        padded = _padded(self._data.image, rows, size), _padded(self._data.label, rows, size)
-        image, label = jax.device_put(padded, self._device)
-        return Arrays(image, label, self._preprocess)
+        numbers = np.arange(len(self._data.label), dtype=np.int32)[rows]
+        padded = (_padded(array, rows, size) for array in (self._data.image, self._data.label))
+        index = np.resize(numbers, size)  # what is padded is never looked at
+        image, label, index = jax.device_put((*padded, index), self._device)
+        return Arrays(image, label, self._preprocess, index)
 
 
 def _padded(array: np.ndarray, rows: np.ndarray | slice, size: int) -> np.ndarray:

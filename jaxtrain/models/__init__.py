@@ -9,16 +9,19 @@ from jaxtrain.models.conv import Conv, avg_pool, global_avg_pool, max_pool
 from jaxtrain.models.dropout import Dropout
 from jaxtrain.models.init import activation, initializer
 from jaxtrain.models.inspect import LayerRow, check_model, model_table
-from jaxtrain.models.networks import CNN, MLP, Linear, ResNet
+from jaxtrain.models.networks import CNN, MLP, Airbench, Linear, ResNet
+from jaxtrain.models.whitening import PatchWhitening
 
 __all__ = [
     "CNN",
     "MLP",
+    "Airbench",
     "BatchNorm",
     "Conv",
     "Dropout",
     "LayerRow",
     "Linear",
+    "PatchWhitening",
     "ResNet",
     "activation",
     "avg_pool",

@@ -51,23 +51,36 @@ class Conv(nn.Module):
         Raises:
           RequestError: if the input has not four axes, or is smaller than the kernel without padding.
         """
-        self._check(x.shape)
+        check_input("/".join(self.path) or "Conv", x.shape, self.kernel_size, self.padding)
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", initializer(self.kernel_init), shape)
-        dtype = jnp.dtype(self.dtype or x.dtype)
-        by_patches = self.method == "patches" or (self.method == "auto" and jax.default_backend() == "cpu")
-        convolve = conv_patches if by_patches else conv_lax
-        y = convolve(x.astype(dtype), kernel.astype(dtype), self.strides, self.padding)
+        y = convolve(x, kernel, self.strides, self.padding, dtype=self.dtype, method=self.method)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(dtype).reshape(1, 1, 1, -1)
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype).reshape(1, 1, 1, -1)
         return y
 
-    def _check(self, shape: tuple[int, ...]) -> None:
-        name = "/".join(self.path) or "Conv"
-        if len(shape) != 4:
-            raise RequestError(f"{name} needs images of shape [B, H, W, C]; it got {shape}")
-        if self.padding == "VALID" and (shape[1] < self.kernel_size[0] or shape[2] < self.kernel_size[1]):
-            raise RequestError(f"{name}'s kernel {self.kernel_size} is larger than its input {shape}; use padding SAME")
+
+def check_input(name: str, shape: tuple[int, ...], kernel_size: tuple[int, int], padding: Padding) -> None:
+    """Raise RequestError where the layer of this name cannot convolve an input of this shape."""
+    if len(shape) != 4:
+        raise RequestError(f"{name} needs images of shape [B, H, W, C]; it got {shape}")
+    if padding == "VALID" and (shape[1] < kernel_size[0] or shape[2] < kernel_size[1]):
+        raise RequestError(f"{name}'s kernel {kernel_size} is larger than its input {shape}; use padding SAME")
+
+
+def convolve(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, int] = (1, 1),
+    padding: Padding = "SAME",
+    *,
+    dtype: str | None = None,
+    method: Method = "auto",
+) -> Array:
+    """f[B, H, W, C], f[h, w, C, D] -> f[B, H', W', D], in `dtype` (None: the input's), as `Conv` chooses the method."""
+    kind = jnp.dtype(dtype or x.dtype)
+    by_patches = method == "patches" or (method == "auto" and jax.default_backend() == "cpu")
+    return (conv_patches if by_patches else conv_lax)(x.astype(kind), kernel.astype(kind), strides, padding)
 
 
 def conv_lax(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
@@ -86,9 +99,9 @@ def conv_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Pad
 def conv_windows(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
     """The same, as one matrix product in which the window of each output position is a row."""
     height, width, channels, features = kernel.shape
-    windows = _windows(x, (height, width), strides, padding)
-    shape = windows[0].shape[:-1]
-    patches = jnp.concatenate(windows, axis=-1) if len(windows) > 1 else windows[0]
+    parts = windows(x, (height, width), strides, padding)
+    shape = parts[0].shape[:-1]
+    patches = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
     # Two axes, not four: XLA's CPU matmul of the four-axis form is slower by a third of the whole training step.
     y = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, features)
     return y.reshape(*shape, features)
@@ -113,7 +126,7 @@ def conv_columns(x: Array, kernel: Array, padding: Padding) -> Array:
     )
 
 
-def _windows(x: Array, kernel_size: tuple[int, int], strides: tuple[int, int], padding: Padding) -> list[Array]:
+def windows(x: Array, kernel_size: tuple[int, int], strides: tuple[int, int], padding: Padding) -> list[Array]:
     """For each position in the kernel, row by row, the pixels that it is multiplied with: f[B, H', W', C] each."""
     pads = lax.padtype_to_pads(x.shape[1:3], kernel_size, strides, padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))

@@ -7,13 +7,14 @@ inside every step from the numbers in the state, which costs nothing once compil
 from jaxtrain.optim.averages import ema_update, init_ema, init_snapshots, init_swa, keep_snapshot, swa_update
 from jaxtrain.optim.control import should_stop, update_control
 from jaxtrain.optim.muon import check_rest
-from jaxtrain.optim.optimizer import freeze, max_norm, optimizer
+from jaxtrain.optim.optimizer import fade, freeze, max_norm, optimizer
 from jaxtrain.optim.parameters import frozen_mask, kernel_mask, penalty
 from jaxtrain.optim.schedules import make_schedule
 
 __all__ = [
     "check_rest",
     "ema_update",
+    "fade",
     "freeze",
     "frozen_mask",
     "init_ema",

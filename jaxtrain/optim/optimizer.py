@@ -4,13 +4,15 @@ Imports `types`, `config`, `muon` and Optax. The fact that surprises: the number
 again inside each step, so one compiled program serves every learning rate, and `vmap` gives each member its own.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxtrain.config import Adam, Muon, Sgd, UnitSchedule
 from jaxtrain.optim.muon import hidden_mask, hold_norm, orthogonalise
-from jaxtrain.optim.parameters import kernel_mask
+from jaxtrain.optim.parameters import kernel_mask, named_mask
 from jaxtrain.types import Array, Hyper, Number, PyTree
 
 ADAM = Adam()
@@ -28,7 +30,8 @@ def optimizer(hyper: Hyper, schedule: UnitSchedule, rule: Adam | Sgd | Muon = AD
         theta' <- theta' with hidden kernels brought to the length of the root of their outputs before      hold_norm
         theta' <- theta' with each neuron's incoming weights no longer than max_norm
 
-    With Muon the learning rate of all but hidden kernels is times rest_rate. A reduction of the rate on plateau belongs
+    With Muon the learning rate of all but hidden kernels is times rest_rate, and rest_momentum, where it is a number,
+    is their momentum. A reduction of the rate on plateau belongs
     into the schedule, `lambda step: schedule(step) * rate_scale`, which then scales the paper's decay too. Adam without
     momentum (None) is Adam with beta1 = 0. Momentum is g + momentum * m, as in torch, not an average. The step that f
     gets is the chain's own count of updates.
@@ -96,26 +99,51 @@ def freeze(inner: optax.GradientTransformation, frozen: PyTree) -> optax.Gradien
     return optax.chain(optax.masked(inner, trained), optax.masked(optax.set_to_zero(), frozen))
 
 
+def fade(path: str, num_steps: int, steps_back: int = 0) -> optax.GradientTransformation:
+    """Updates of the parameters at `path` times 1 - step / num_steps, and 0 from there on.
+
+    Args:
+      path: whole names from the beginning, as in `frozen_mask`.
+      num_steps: after which they are frozen.
+      steps_back: of the step that is repeated, by the chain's own count.
+
+    References:
+      Jordan, 2024, https://arxiv.org/abs/2404.00498, section 3.2 (the whitening layer's bias)
+    """
+    left = optax.scale_by_schedule(lambda step: jnp.maximum(1 - (step - steps_back) / num_steps, 0.0))
+    return optax.masked(left, lambda params: named_mask(params, (path,), "config.frozen_after"))
+
+
 def _direction(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:
     if isinstance(rule, Adam):
         momentum = 0.0 if hyper.momentum is None else hyper.momentum
         return [optax.scale_by_adam(momentum, hyper.beta2, rule.epsilon, nesterov=rule.nesterov)]
-    nesterov = rule.nesterov if isinstance(rule, Sgd) else True
-    stages = [] if hyper.momentum is None else [optax.trace(hyper.momentum, nesterov)]
-    if isinstance(rule, Muon):
-        stages += [optax.masked(orthogonalise(rule.steps), lambda params: hidden_mask(params, rule.rest))]
-    return stages
+    if isinstance(rule, Sgd):
+        return [] if hyper.momentum is None else [optax.trace(hyper.momentum, rule.nesterov)]
+    hidden, others = _hidden_and_others(rule)
+    if hyper.rest_momentum is None:
+        stages = [] if hyper.momentum is None else [optax.trace(hyper.momentum, nesterov=True)]
+    else:
+        stages = [optax.masked(optax.trace(hyper.rest_momentum, nesterov=True), others)]
+        stages += [] if hyper.momentum is None else [optax.masked(optax.trace(hyper.momentum, nesterov=True), hidden)]
+    return [*stages, optax.masked(orthogonalise(rule.steps), hidden)]
 
 
 def _rest_rate(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:
     """Muon's factor of the rate of all but hidden kernels."""
     if not isinstance(rule, Muon) or hyper.rest_rate is None:
         return []
-
-    def others(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda is_hidden: not is_hidden, hidden_mask(params, rule.rest))
-
+    _, others = _hidden_and_others(rule)
     return [optax.masked(optax.scale(hyper.rest_rate), others)]
+
+
+def _hidden_and_others(rule: Muon) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
+    """The masks of what Muon updates, and of what SGD does."""
+
+    def hidden(params: PyTree) -> PyTree:
+        return hidden_mask(params, rule.rest)
+
+    return hidden, lambda params: jax.tree.map(lambda is_hidden: not is_hidden, hidden(params))
 
 
 def _decay(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:
