@@ -15,10 +15,10 @@ from jaxtrain.types import Array, Batch, Hyper
 
 
 class Turn(NamedTuple):
-    """What an augmentation that remembers goes by: `key` the same in all epochs, and the epoch's number, i32[]."""
+    """Whose turn it is in an augmentation that alternates."""
 
-    key: Array
-    epoch: Array
+    key: Array  # the same in all epochs
+    epoch: Array  # i32[]
 
 
 def augment(
@@ -80,7 +80,7 @@ def random_flip(key: Array, image: Array) -> Array:
 def alternating_flip(key: Array, image: Array, index: Array, epoch: Array | int) -> Array:
     """`image` mirrored in every second epoch: whether in the even or the odd ones is drawn once for each example.
 
-    In two epochs both forms of each image are seen once, where a flip at random shows half of the images twice alike.
+    Two epochs that show an image show both its forms, where a flip at random shows half of the images twice alike.
 
     Args:
       key: the same in all epochs.

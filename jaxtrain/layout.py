@@ -122,7 +122,8 @@ def _bytes_of_member(setting: Setting, hyper: Hyper) -> tuple[int, int]:
     """What a member keeps (its state, its best weights), and what a step of it needs besides.
 
     The latter is a bound from the shapes of the modules' outputs: kept for the backward pass, their gradients, and as
-    much again for what lies within a module; gradients and updates of the parameters.
+    much again for what lies within a module; gradients and updates of the parameters. Where an evaluation takes several
+    views of each image: no less than the outputs of all of them.
     """
     state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
     weights = _num_bytes((state.params, state.batch_stats))
@@ -134,7 +135,10 @@ def _bytes_of_member(setting: Setting, hyper: Hyper) -> tuple[int, int]:
         return setting.model.apply(state.params, state.batch_stats, image, **options).activations
 
     outputs = _num_bytes(jax.eval_shape(forward, state, image)) + _num_bytes(image)
-    return _num_bytes(state) + weights, 4 * outputs + 2 * weights
+    step = 4 * outputs + 2 * weights
+    num_views = {"none": 1, "mirror": 2, "mirror_translate": 6}[setting.config.tta]
+    seen = outputs * num_views * setting.config.eval_batch_size // size
+    return _num_bytes(state) + weights, max(step, seen) if num_views > 1 else step
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -21,7 +21,7 @@ from jaxtrain.errors import RequestError
 from jaxtrain.layout import Layout, Parallel, plan
 from jaxtrain.probe import Probe
 from jaxtrain.program import MEMBERS, Program, compile_program, make_room
-from jaxtrain.step import Setting, first_images
+from jaxtrain.step import Setting, init_images
 from jaxtrain.types import Array, Hyper, Metrics, PyTree, TrainState
 
 Row = dict[str, float]
@@ -244,11 +244,14 @@ def make_group(
 def _one_each(setting: Setting, data: Data, members: list[Member], layout: Layout, devices: list[Any]) -> list[Lane]:
     program = compile_program(setting)
     feeds = [make_feed(data, setting.config.stream, device=device) for device in devices]
-    lanes, image = [], first_images(setting, data, members[0].hyper)
+    image = init_images(setting, data, members[0].hyper)
+    images = [jax.device_put(image, device) for device in devices]
+    lanes = []
     for number, member in enumerate(members):
         feed, device = feeds[number % len(feeds)], devices[number % len(feeds)]
-        key, hyper, seen = jax.device_put((jax.random.key(member.seed), _numbers(member.hyper), image), device)
-        lanes.append(Lane(program, feed, device, program.init(key, hyper, seen), jax.random.clone(key), stacked=False))
+        key, hyper = jax.device_put((jax.random.key(member.seed), _numbers(member.hyper)), device)
+        state = program.init(key, hyper, images[number % len(feeds)])
+        lanes.append(Lane(program, feed, device, state, jax.random.clone(key), stacked=False))
     return lanes
 
 
@@ -262,7 +265,7 @@ def _one_stack(setting: Setting, data: Data, members: list[Member], layout: Layo
     key = jnp.stack([jax.random.key(member.seed) for member in filled])  # an array of seeds would end at 2^31
     hyper = jax.tree.map(lambda *numbers: jnp.stack(numbers), *(_numbers(member.hyper) for member in filled))
     key, hyper = jax.device_put((key, hyper), place)
-    image = jax.device_put(first_images(setting, data, members[0].hyper), everywhere)
+    image = jax.device_put(init_images(setting, data, members[0].hyper), everywhere)
     feed = Resident(data, device=everywhere, member_device=place)
     return [Lane(program, feed, place, program.init(key, hyper, image), jax.random.clone(key), stacked=True)]
 

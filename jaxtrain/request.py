@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.augment import check_augment, check_tta
@@ -21,9 +22,9 @@ from jaxtrain.data import Data
 from jaxtrain.errors import NonFiniteError, RequestError, WorldError
 from jaxtrain.fields import check_types, fields_of, is_instance_of_dataclass
 from jaxtrain.models import check_model
-from jaxtrain.optim import check_rest, frozen_mask
+from jaxtrain.optim import check_frozen_after, check_rest, frozen_mask
 from jaxtrain.program import watched
-from jaxtrain.step import Setting, check_recalibration, init_state
+from jaxtrain.step import Setting, check_recalibration, init_state, predict_step
 from jaxtrain.tasks import Classification, Regression
 from jaxtrain.types import Batch, Hyper, TrainState
 
@@ -82,6 +83,10 @@ def check_request(setting: Setting, data: Data, hyper: Hyper) -> None:
         check_model(setting.model, setting.image_shape, num_outputs, micro_batch, hyper)
     with _told("config.schedule", config.schedule):
         _ = setting.schedule  # raises where its warm-up or its period does not fit the run
+    if config.frozen_after:
+        image = jax.ShapeDtypeStruct((1, *setting.image_shape), "float32")
+        params, _ = jax.eval_shape(setting.model.init, jax.random.key(0), image, jax.tree.map(jnp.float32, hyper))
+        check_frozen_after(params, config.frozen, config.frozen_after)
     with _told("config.optimizer", config.optimizer):
         state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
     frozen_mask(state.params, config.frozen)
@@ -131,8 +136,8 @@ def _check_task(setting: Setting, data: Data, state: TrainState, size: int) -> N
     task = setting.task
 
     def run(state: TrainState, batch: Batch) -> tuple[Any, Any]:
-        applied = setting.model.apply(state.params, state.batch_stats, batch.image, train=False, hyper=state.hyper)
-        return task.loss(applied.outputs, batch, state.hyper), task.metrics(applied.outputs, batch)
+        outputs = predict_step(setting, state.params, state.batch_stats, state.hyper, batch.image)
+        return task.loss(outputs, batch, state.hyper), task.metrics(outputs, batch)
 
     image = jax.ShapeDtypeStruct((size, *setting.image_shape), "float32")
     label = jax.ShapeDtypeStruct((size, *data.label.shape[1:]), data.label.dtype)

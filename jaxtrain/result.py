@@ -99,7 +99,9 @@ class Run:
         return np.concatenate([jax.device_get(self._outputs(part)) for part in self._parts(self.checked(images))])
 
     def with_tta(self, tta: Tta) -> "Run":
-        """The same weights, whose answers and scores are the mean over these views of an image; see `Config.tta`.
+        """The same weights, whose `predict`, `outputs` and `evaluate` take the mean over these views; see `Config.tta`.
+
+        What stands in `summary` and `history` stays as the run was scored.
 
         Raises:
           RequestError: for an unknown name, or a network that takes no images [H, W, C].

@@ -134,7 +134,7 @@ class Ensemble:
         return np.stack([member.outputs(images) for member in self.living])
 
     def with_tta(self, tta: Tta) -> "Ensemble":
-        """The same members, each by the mean over these views of an image; see `Run.with_tta`."""
+        """The same members, each of whose answers is the mean over these views of an image; see `Run.with_tta`."""
         return replace(self, members=[member.with_tta(tta) for member in self.members])
 
     def _mean(self, split: str) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""One member's training step, evaluation step and initial state: pure functions, unjitted.
+"""One member's training step, evaluation step and initial state: pure functions, to be jitted by who calls them.
 
 Imports levels 0 and 1 only. The fact that surprises: nothing random is carried. `state.key` never changes; the key of a
 step is folded from it, so a step can be repeated alone and a resumed run draws what the uninterrupted one drew.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.extend import core as jex_core
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxtrain.augment import Turn, augment, views
 from jaxtrain.config import Config, UnitSchedule
@@ -57,7 +57,7 @@ from jaxtrain.types import (
 NUM_PROBES = 10
 """Probes of a short run."""
 
-NUM_FIRST, FIRST_BYTES = 5000, 1 << 28
+NUM_INIT_IMAGES, INIT_BYTES = 5000, 1 << 28
 """Images that a network is initialised with, and the memory that they may take."""
 
 MAX_BAD_STEPS = 10
@@ -126,7 +126,7 @@ def init_state(setting: Setting, key: Array, hyper: Hyper, image: Array | None =
     The hyper-parameters are cast to float32 here and nowhere else: a Python float would trace the step again.
 
     Args:
-      image: training images f32[N, ...], `first_images`, for a network that is initialised from them; None: one of
+      image: training images f32[N, ...], `init_images`, for a network that is initialised from them; None: one of
         zeros.
     """
     hyper = jax.tree.map(lambda x: jnp.array(x, jnp.float32), hyper)
@@ -149,32 +149,36 @@ def init_state(setting: Setting, key: Array, hyper: Hyper, image: Array | None =
     )
 
 
-def first_images(setting: Setting, data: Data, hyper: Hyper) -> np.ndarray | None:
+def init_images(setting: Setting, data: Data, hyper: Hyper) -> np.ndarray | None:
     """What the network is initialised with: training images, evenly spaced and normalised, f32[N, ...] on the host.
 
-    None for a network whose parameters do not depend on them, which is told from its program: all but those with a
-    layer like `PatchWhitening`.
+    None for a network whose initial parameters do not depend on images, which is told from its program: all but those
+    with a layer like `PatchWhitening`.
     """
-    if not _reads_images(setting.model, setting.image_shape, jax.tree.structure(hyper)):
+    structure = jax.tree.structure(hyper)
+    try:
+        reads = _reads_images(setting.model, setting.image_shape, structure)
+    except TypeError:  # a network that cannot be hashed, as with an array for a field; a loop of one's own may have it
+        reads = _reads_images.__wrapped__(setting.model, setting.image_shape, structure)
+    if not reads:
         return None
-    count = max(1, min(data.num_train, NUM_FIRST, FIRST_BYTES // (4 * math.prod(setting.image_shape))))
+    count = max(1, min(data.num_train, NUM_INIT_IMAGES, INIT_BYTES // (4 * math.prod(setting.image_shape))))
     rows = np.linspace(0, data.num_train, count, endpoint=False).astype(int)
-    return np.asarray(normalise(data.preprocess, data.image[rows]))
+    with jax.ensure_compile_time_eval():  # the caller may be tracing the initialisation
+        return np.asarray(normalise(data.preprocess, data.image[rows]))
 
 
 @functools.lru_cache(maxsize=64)
 def _reads_images(model: Model, image_shape: tuple[int, ...], structure: Any) -> bool:
     """Whether the initial parameters are computed from the images; `structure` is that of the hyper-parameters."""
 
-    def init(image: Array) -> PyTree:
-        return model.init(jax.random.key(0), image, jax.tree.unflatten(structure, [0.0] * structure.num_leaves))
+    def init(image: Array, *numbers: Array) -> PyTree:
+        return model.init(jax.random.key(0), image, jax.tree.unflatten(structure, numbers))
 
-    jaxpr = jax.make_jaxpr(init)(jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).jaxpr
-    reached = set(jaxpr.invars)
-    for equation in jaxpr.eqns:  # in the order of computation
-        if any(isinstance(each, jex_core.Var) and each in reached for each in equation.invars):
-            reached.update(equation.outvars)
-    return any(isinstance(each, jex_core.Var) and each in reached for each in jaxpr.outvars)
+    numbers = [jax.ShapeDtypeStruct((), jnp.float32)] * structure.num_leaves
+    jaxpr = jax.make_jaxpr(init)(jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), *numbers).jaxpr
+    _, used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return used[0]
 
 
 def train_step(setting: Setting, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -202,7 +206,7 @@ def step_keys(state: TrainState) -> tuple[Array, Array]:
 
 
 def augment_batch(setting: Setting, state: TrainState, key: Array, batch: Batch) -> Batch:
-    """The batch as the network gets it in training."""
+    """The batch as the network gets it in training, at the state's next step."""
     num_classes = getattr(setting.task, "num_classes", None)
     turn = Turn(jax.random.fold_in(state.key, FLIP_KEY), state.step // setting.steps_per_epoch)
     return augment(key, batch, setting.config.augment, state.hyper, num_classes, turn)
@@ -224,14 +228,18 @@ def predict_step(setting: Setting, params: PyTree, batch_stats: PyTree, hyper: H
     The mean is that of the outputs, of a classifier's logits.
 
     References:
-      Jordan, 2024, https://arxiv.org/abs/2404.00498, section 3.1 (six views and their weights)
+      Jordan, 2024, https://arxiv.org/abs/2404.00498, section 3.5 (six views and their weights)
     """
     seen, weights = views(image, setting.config.tta)
     outputs = setting.model.apply(params, batch_stats, seen, train=False, hyper=hyper).outputs
     if len(weights) == 1:
         return outputs
-    each = outputs.reshape(len(weights), image.shape[0], *outputs.shape[1:])
-    return jnp.tensordot(jnp.asarray(weights), each, 1, precision="highest")
+
+    def mean(leaf: Array) -> Array:
+        each = leaf.reshape(len(weights), image.shape[0], *leaf.shape[1:])
+        return jnp.tensordot(jnp.asarray(weights), each, 1, precision="highest")
+
+    return jax.tree.map(mean, outputs)  # of a task of one's own they may be a tree
 
 
 def make_init(model: Any, data: Data, config: Config, task: Task | None = None) -> Callable[[Array, Hyper], TrainState]:
@@ -242,7 +250,7 @@ def make_init(model: Any, data: Data, config: Config, task: Task | None = None) 
     setting = make_setting(model, data, config, task)
 
     def init(key: Array, hyper: Hyper) -> TrainState:
-        image = first_images(setting, data, hyper)
+        image = init_images(setting, data, hyper)
         # Of the forward pass on those only the parameters are wanted: compiled, the rest of it is left out.
         return init_state(setting, key, hyper) if image is None else _compiled_init(setting, key, hyper, image)
 

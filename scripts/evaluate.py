@@ -49,6 +49,7 @@ def main(args: list[str]) -> None:
     scores = found if isinstance(found, dict) else vars(found)
     names = [str(folder) for folder in flags.run]
     facts = {"run": names[0] if len(names) == 1 else names, "split": flags.split, "examples": stop - start}
+    facts |= {} if flags.tta is None else {"tta": flags.tta}
     print(json.dumps(jsonable({**facts, **scores}), indent=2))
 
 

@@ -15,8 +15,9 @@ from jaxtrain.step import as_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-COSTLY = {"cifar10", "fashion_mnist:cnn", "mnist:cnn"}  # to compile
+COSTLY = {"cifar10", "cifar10_fast", "cifar10_fast:cpu", "fashion_mnist:cnn", "mnist:cnn"}  # to compile
 VARIANTS = ["digits", "mnist", "mnist:cnn", "mnist:linear", "fashion_mnist", "fashion_mnist:cnn", "cifar10"]
+VARIANTS += ["cifar10_fast", "cifar10_fast:cpu"]
 
 
 def load(name):
@@ -43,7 +44,7 @@ def test_the_table_holds_every_config_and_variant():
 )
 def test_the_loss_on_one_fixed_batch_falls_within_50_steps(name):
     experiment = load(name)
-    data = random_data(name.partition(":")[0])
+    data = random_data(experiment.data.name)
     config = dataclasses.replace(experiment.config, batch_size=32)
     state = jt.make_init(experiment.model, data, config)(jax.random.key(0), experiment.hyper)
     step = jax.jit(jt.make_train_step(experiment.model, data, config), donate_argnums=0)
@@ -59,7 +60,7 @@ def test_the_loss_on_one_fixed_batch_falls_within_50_steps(name):
 def test_the_config_survives_json(name):
     experiment = load(name)
     assert from_json(to_json(experiment)) == experiment
-    shape = SHAPES[name.partition(":")[0]]
+    shape = SHAPES[experiment.data.name]
     check_model(as_model(experiment.model), shape, 10, experiment.config.batch_size, experiment.hyper)
 
 

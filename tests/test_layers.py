@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.errors import RequestError
-from jaxtrain.models import Conv, activation, avg_pool, global_avg_pool, initializer, max_pool
+from jaxtrain.models import Conv, activation, avg_pool, global_avg_pool, global_max_pool, initializer, max_pool
 
 # image [H, W, C], features, kernel, strides, padding
 CONVS = [
@@ -148,6 +148,14 @@ def test_initialisations_have_the_deviation_of_their_formula(name, std):
     kernel = initializer(name)(jax.random.key(0), (3, 3, 32, 64), jnp.float32)
     np.testing.assert_allclose(kernel.std(), std, rtol=0.02)
     np.testing.assert_allclose(kernel.mean(), 0, atol=4 * std / np.sqrt(kernel.size) + 1e-9)
+
+
+def test_the_largest_of_all_positions_and_its_gradient_are_numpys():
+    x = normal((3, 4, 5, 2))
+    np.testing.assert_array_equal(global_max_pool(x), np.asarray(x).max((1, 2)))
+    gradient = jax.grad(lambda x: (global_max_pool(x) * jnp.arange(6.0).reshape(3, 2)).sum())(x)
+    largest = np.asarray(x) == np.asarray(x).max((1, 2), keepdims=True)
+    np.testing.assert_array_equal(gradient, largest * np.arange(6.0).reshape(3, 1, 1, 2))
 
 
 @pytest.mark.parametrize("inputs, outputs", [(5, 5), (5, 9), (9, 5)])

@@ -174,6 +174,19 @@ def test_vmapped_members_are_the_single_ones():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_under_vmap_are_the_single_ones(name):
+    model, params, batch_stats, image = build(name)
+
+    def loss(params):
+        return jnp.sin(3 * model.apply(params, batch_stats, image, train=True).outputs).sum()
+
+    alone = jax.jit(jax.grad(loss))(params)
+    stacked = jax.jit(jax.vmap(jax.grad(loss)))(jax.tree.map(lambda leaf: leaf[None], params))
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(alone))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], atol=1e-4 * scale), alone, stacked)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_first_loss_is_that_of_a_uniform_guess(name):
     y = outputs(*build(name), train=True)
     np.testing.assert_allclose(-jax.nn.log_softmax(y).mean(), np.log(3), atol=0.05 if name == "airbench" else 0.02)

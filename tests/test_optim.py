@@ -265,7 +265,7 @@ def test_a_fade_falls_linearly_to_zero_and_touches_nothing_else(steps_back):
         close(updates["Conv_0"], gradient["Conv_0"])
         close(updates["Dense_0"]["kernel"], gradient["Dense_0"]["kernel"])
         shares.append(float(updates["Dense_0"]["bias"][0] / gradient["Dense_0"]["bias"][0]))
-    wanted = [max(0.0, 1 - (step - steps_back) / 4) for step in range(6)]
+    wanted = [max(0.0, 1 - max(step - steps_back, 0) / 4) for step in range(6)]
     np.testing.assert_allclose(shares, wanted, atol=1e-6)
 
 

@@ -183,6 +183,14 @@ REFUSED = {
         dict(config=replace(CONFIG, frozen_after=(("Dens_0", 1.0),))),
         "config.frozen_after has 'Dens_0'.*nearest: Dense_0",
     ),
+    "frozen twice": (
+        dict(config=replace(CONFIG, frozen=("Dense_0",), frozen_after=(("Dense_0/kernel", 1.0),))),
+        "'Dense_0/kernel', parameters that config.frozen names too",
+    ),
+    "frozen after two times": (
+        dict(config=replace(CONFIG, frozen_after=(("Dense_0", 1.0), ("Dense_0/kernel", 2.0)))),
+        r"its entry \('Dense_0', 1.0\) names too",
+    ),
     "frozen after nothing": (dict(config=replace(CONFIG, frozen_after=(("Dense_0", 0.0),))), "give more than 0"),
     "alternate without flip": (dict(config=replace(CONFIG, augment=jt.Augment(alternate=True))), "augment.flip, too"),
     "an unknown view": (dict(config=replace(CONFIG, tta="five")), "one of 'none', 'mirror', 'mirror_translate'"),

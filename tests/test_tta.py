@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +81,42 @@ def test_the_size_of_an_evaluation_batch_does_not_matter(data, run, size):
 def test_training_does_not_see_them(data, run):
     plain = jt.fit(NET, data, dataclasses.replace(CONFIG, tta="none"), HYPER, quiet=True)
     assert plain.summary["digest"] == run.summary["digest"]
+
+
+def test_the_checks_before_training_do_not_take_views_for_augmentation(data):
+    views, plain = (jt.check(NET, data, dataclasses.replace(CONFIG, tta=tta), HYPER) for tta in (CONFIG.tta, "none"))
+    assert [each.verdict for each in views.checks] == [each.verdict for each in plain.checks]
+    assert views["plain evaluation"].verdict == "pass"
+
+
+class TwoHeads(nn.Module):
+    """Whose outputs are a tree, for a task of its own."""
+
+    @nn.compact
+    def __call__(self, image):
+        x = image.reshape(image.shape[0], -1)
+        return {"class": nn.Dense(3)(x), "size": nn.Dense(1)(x)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """Cross-entropy of one head, and a penalty of the other."""
+
+    def loss(self, outputs, batch, hyper):
+        return self.metrics(outputs, batch)["loss"]
+
+    def metrics(self, outputs, batch):
+        likely = jax.nn.log_softmax(outputs["class"])
+        chosen = jnp.take_along_axis(likely, batch.label[:, None], axis=1)[:, 0]
+        return {"loss": jnp.square(outputs["size"][:, 0]) - chosen}
+
+    def predict(self, outputs):
+        return outputs
+
+
+def test_outputs_may_be_a_tree(data):
+    run = jt.fit(TwoHeads(), data, CONFIG, HYPER, task=Both(), quiet=True)
+    assert np.isfinite(run.test.loss)
 
 
 def test_an_ensemble_takes_them_member_by_member(data):

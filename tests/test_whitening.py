@@ -12,7 +12,7 @@ import jaxtrain as jt
 from jaxtrain.errors import RequestError
 from jaxtrain.members import make_group
 from jaxtrain.models.whitening import whitening_kernel
-from jaxtrain.step import first_images, make_setting
+from jaxtrain.step import augment_batch, init_images, make_setting
 
 NET = jt.Airbench(3, (4, 8))
 HYPER = jt.Hyper(learning_rate=0.05, momentum=0.6)
@@ -99,7 +99,7 @@ def test_an_input_that_has_no_patches_is_refused(shape):
     ],
 )
 def test_only_a_network_that_needs_images_is_given_them(data, network, reads):
-    given = first_images(make_setting(network, data, CONFIG), data, HYPER)
+    given = init_images(make_setting(network, data, CONFIG), data, HYPER)
     assert (given is not None) == reads
 
 
@@ -112,8 +112,43 @@ class OfItsOwn(nn.Module):
         return nn.Dense(3)((image - mean[None]).reshape(image.shape[0], -1))
 
 
+class Wrapped(nn.Module):
+    """A layer that is lifted, as transformations of Flax do, and reads no image for its parameters."""
+
+    lift: str
+
+    @nn.compact
+    def __call__(self, image, *, hyper):
+        x = image.reshape(image.shape[0], -1) / hyper.extra["temperature"]
+        if self.lift == "scan":
+            cell = nn.scan(nn.SimpleCell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)(4)
+            return nn.Dense(3)(cell(jnp.zeros((x.shape[0], 4)), x.reshape(x.shape[0], 9, -1))[0])
+        return {"remat": nn.remat, "jit": nn.jit}[self.lift](nn.Dense)(3)(x)
+
+
+@pytest.mark.parametrize("lift", ["remat", "jit", "scan"])
+def test_a_lifted_network_that_divides_by_a_hyper_parameter_needs_none(data, lift):
+    hyper = dataclasses.replace(HYPER, extra={"temperature": 2.0})
+    assert init_images(make_setting(Wrapped(lift), data, CONFIG), data, hyper) is None
+
+
+@pytest.mark.parametrize("way", ["jit", "vmap", "jit of vmap", "shapes"])
+def test_the_initialisation_can_be_traced(data, way):
+    init = jt.make_init(NET, data, CONFIG)
+    keys = jax.random.split(jax.random.key(0), 2)
+    if way == "shapes":
+        assert jax.eval_shape(init, keys[0], HYPER).params["whitening"]["kernel"].shape == (2, 2, 3, 24)
+        return
+    many = jax.vmap(init, (0, None))
+    given = {"jit": lambda: jax.jit(init)(keys[0], HYPER), "vmap": lambda: many(keys, HYPER)}
+    found = (given.get(way) or (lambda: jax.jit(many)(keys, HYPER)))()
+    for kernel in np.asarray(found.params["whitening"]["kernel"]).reshape(-1, 2, 2, 3, 24):
+        np.testing.assert_allclose(kernel, kernel_of(data), rtol=2e-3, atol=2e-3)
+
+
 def test_a_layer_of_ones_own_gets_them_too(data):
-    state = jt.make_init(OfItsOwn(), data, CONFIG)(jax.random.key(0), HYPER)
+    free = dataclasses.replace(CONFIG, frozen=(), frozen_after=())
+    state = jt.make_init(OfItsOwn(), data, free)(jax.random.key(0), HYPER)
     assert data.num_train == 60  # fewer than are taken at most: all of them
     wanted = jt.epoch(data, jax.random.key(0), 0, 60)
     np.testing.assert_allclose(state.params["mean"], next(iter(wanted)).image.mean(0), atol=1e-5)
@@ -162,11 +197,46 @@ def test_a_bias_that_is_frozen_after_two_epochs_moves_in_two(data):
     assert moved == {"whitening": [True] * 6 + [False] * 3, "BatchNorm_0": [True] * 9}
 
 
+def flipped(data, config, step):
+    """Which of the examples a step mirrors, with nothing else done to them."""
+    config = dataclasses.replace(config, augment=jt.Augment(flip=True, alternate=True))
+    setting = make_setting(NET, data, config)
+    state = dataclasses.replace(jt.make_init(NET, data, config)(jax.random.key(3), HYPER), step=jnp.int32(step))
+    batch = next(iter(jt.epoch(data, jax.random.key(0), 0, 60)))
+    seen = augment_batch(setting, state, jax.random.key(step), batch)
+    return np.any(np.asarray(seen.image != batch.image), axis=(1, 2, 3))
+
+
+def test_an_epoch_shows_each_image_in_one_form_and_the_next_in_the_other(data):
+    first = flipped(data, CONFIG, 0)
+    assert 15 < first.sum() < 45
+    for step, turned in [(1, False), (2, False), (3, True), (5, True), (6, False), (9, True)]:  # three steps an epoch
+        np.testing.assert_array_equal(flipped(data, CONFIG, step), first ^ turned)
+
+
+def test_micro_batches_and_a_loop_of_ones_own_alternate_too(data):
+    config = dataclasses.replace(CONFIG, num_micro_batches=2)
+    state, step = jt.make_init(NET, data, config)(jax.random.key(3), HYPER), jt.make_train_step(NET, data, config)
+    batch = next(iter(jt.epoch(data, jax.random.key(3), 0, 20)))
+    assert np.isfinite(jax.jit(step)(state, batch)[1].sums["loss"])
+    with pytest.raises(RequestError, match="Batch.*index"):
+        step(state, batch._replace(index=None))
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(data, run, tmp_path):
     folder = tmp_path / "run"
     jt.fit(NET, data, CONFIG, HYPER, seed=3, workdir=folder, quiet=True, stop=lambda: True)
     resumed = jt.fit(NET, data, CONFIG, HYPER, seed=3, workdir=folder, quiet=True, resume=True)
     assert resumed.summary["digest"] == run.summary["digest"]
+
+
+@pytest.mark.parametrize("parallel", ["loop", "vmap"])
+def test_a_member_is_the_single_run(data, run, parallel):
+    pair = jt.fit(NET, data, CONFIG, HYPER, seeds=(2, 3), parallel=parallel, quiet=True)
+    if parallel == "loop":
+        assert pair.members[1].summary["digest"] == run.summary["digest"]
+    image = data.image[-12:]
+    np.testing.assert_allclose(pair.members[1].outputs(image), run.outputs(image), atol=2e-3)
 
 
 def test_a_streamed_run_is_the_resident_one(data, run):

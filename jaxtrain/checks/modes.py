@@ -167,8 +167,8 @@ def augmentation_acts(subject: Subject) -> Finding:
     if not (config.crop or config.flip or config.cutout or hyper.mixup is not None):
         return skipped("Nothing is configured in config.augment or hyper.mixup.")
     first, second = (
-        augmented(subject.setting, subject.numbers, key, subject.batch, epoch)
-        for epoch, key in enumerate(jax.random.split(subject.key))
+        augmented(subject.setting, dataclasses.replace(subject.state, step=np.int32(step)), key, subject.batch)
+        for step, key in zip((0, subject.setting.steps_per_epoch), jax.random.split(subject.key), strict=True)
     )
     image, plain = np.asarray(first.image), np.asarray(subject.batch.image)
     changed = float(np.mean(np.any((image != plain).reshape(len(plain), -1), axis=1)))

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.augment import Turn, augment
 from jaxtrain.data import normalise
 from jaxtrain.optim import penalty
 from jaxtrain.optim.parameters import parameter_path
-from jaxtrain.step import Setting, init_state, train_step
+from jaxtrain.step import Setting, augment_batch, init_state, train_step
 from jaxtrain.types import Array, Batch, Hyper, PyTree
 
 SAME, OTHER = 1e-3, 2e-2
@@ -111,17 +110,8 @@ def influence(
     return jax.grad(loss)(batch.image)
 
 
-@functools.partial(compiled, static_argnums=0)
-def augmented(setting: Setting, hyper: Hyper, key: Array, batch: Batch, epoch: int) -> Batch:
-    """`step.augment_batch` compiled; of a state it needs the hyper-parameters alone, and its epoch."""
-    return augment(
-        key,
-        batch,
-        setting.config.augment,
-        hyper,
-        getattr(setting.task, "num_classes", None),
-        Turn(jax.random.key(0), jnp.asarray(epoch)),
-    )
+augmented = compiled(augment_batch, static_argnums=0)
+"""`step.augment_batch`, compiled."""
 
 
 initial = compiled(init_state, level=0, static_argnums=0)

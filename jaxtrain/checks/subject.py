@@ -34,7 +34,7 @@ from jaxtrain.checks.passes import (
 from jaxtrain.config import Config, Schedule
 from jaxtrain.data import Arrays, Data, put
 from jaxtrain.models import is_own_batch_stats, reset_batch_stats
-from jaxtrain.step import Setting, first_images
+from jaxtrain.step import Setting, init_images
 from jaxtrain.types import Array, Batch, Hyper, PyTree, TrainState
 
 NUM_FORWARD = 64  # examples of a forward pass
@@ -153,7 +153,12 @@ class Subject:
 
     def begin(self, hyper: Hyper) -> TrainState:
         """The state before the first step, with other numbers."""
-        return initial(self.brief, self.key, hyper, first_images(self.brief, self.data, hyper))
+        return initial(self.brief, self.key, hyper, self.init_images)
+
+    @functools.cached_property
+    def init_images(self) -> np.ndarray | None:
+        """What the network is initialised with, if its parameters depend on images."""
+        return init_images(self.brief, self.data, self.numbers)
 
     @functools.cached_property
     def start(self) -> Weights:
@@ -282,6 +287,7 @@ def bare(config: Config, batch_size: int) -> Config:
         config,
         batch_size=batch_size,
         eval_batch_size=NUM_FORWARD,
+        tta="none",
         schedule=Schedule("constant"),
         plateau=None,
         early_stopping=None,

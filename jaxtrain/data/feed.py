@@ -225,9 +225,9 @@ class Streamed:
 
     def _gather(self, rows: np.ndarray | slice, size: int) -> Arrays:
         """The examples at `rows` on the device, padded with zeros to `size`."""
-        numbers = np.arange(len(self._data.label), dtype=np.int32)[rows]
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         padded = (_padded(array, rows, size) for array in (self._data.image, self._data.label))
-        index = np.resize(numbers, size)  # what is padded is never looked at
+        index = np.resize(numbers, size).astype(np.int32)  # what is padded is never looked at
         image, label, index = jax.device_put((*padded, index), self._device)
         return Arrays(image, label, self._preprocess, index)
 

@@ -5,7 +5,7 @@ semantics of the papers; any other Linen module goes beside them.
 """
 
 from jaxtrain.models.batch_norm import BatchNorm, is_own_batch_stats, reset_batch_stats
-from jaxtrain.models.conv import Conv, avg_pool, global_avg_pool, max_pool
+from jaxtrain.models.conv import Conv, avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxtrain.models.dropout import Dropout
 from jaxtrain.models.init import activation, initializer
 from jaxtrain.models.inspect import LayerRow, check_model, model_table
@@ -28,6 +28,7 @@ __all__ = [
     "check_model",
     "is_own_batch_stats",
     "global_avg_pool",
+    "global_max_pool",
     "initializer",
     "max_pool",
     "model_table",

@@ -173,6 +173,19 @@ def avg_pool(x: Array, size: int = 2) -> Array:
     return _blocks(x, size).mean((2, 4))
 
 
+def global_max_pool(x: Array) -> Array:
+    """Maximum over all positions: f[B, H, W, C] -> f[B, C]. The gradient goes to the first of equal largest values.
+
+    By the place of the largest value, not by comparing with it, as the derivative of `max` does: XLA computes x again
+    in the backward pass, under vmap on a CPU with other last bits, and then the largest value is found nowhere and its
+    gradient is lost (seen behind GELU and BatchNorm, jax 0.10.2 and 0.12.0).
+    """
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    place = jnp.argmax(flat, axis=1)
+    is_largest = lax.broadcasted_iota(place.dtype, flat.shape, 1) == place[:, None]
+    return jnp.sum(jnp.where(is_largest, flat, jnp.zeros((), x.dtype)), axis=1)
+
+
 def global_avg_pool(x: Array) -> Array:
     """Mean over all positions: f[B, H, W, C] -> f[B, C]."""
     return x.mean((1, 2))

@@ -20,8 +20,10 @@ _variance = nn.initializers.variance_scaling
 
 
 def dirac(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A kernel f[..., inputs, outputs] that passes its inputs on: output i, as far as there are inputs, is input i at
-    the middle of the window; any outputs beyond are uniform, of deviation sqrt(1 / (3 n))."""
+    """A kernel f[..., inputs, outputs] that passes its inputs on: output i is input i at the middle of the window.
+
+    Outputs beyond the inputs are drawn uniformly with deviation sqrt(1 / (3 n)).
+    """
     kernel = _variance(1 / 3, "fan_in", "uniform")(key, shape, dtype)
     inputs, outputs = shape[-2:]
     identity = jnp.zeros(shape, dtype).at[tuple(side // 2 for side in shape[:-2])].set(jnp.eye(inputs, outputs))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtrain.models.batch_norm import BatchNorm
-from jaxtrain.models.conv import Conv, avg_pool, global_avg_pool, max_pool
+from jaxtrain.models.conv import Conv, avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxtrain.models.dropout import Dropout
 from jaxtrain.models.init import Activation, Init, activation, initializer
 from jaxtrain.models.whitening import PatchWhitening
@@ -211,7 +211,7 @@ class Airbench(nn.Module):
             for pool in (max_pool, lambda y: y):
                 x = pool(Conv(width, use_bias=False, kernel_init=self.kernel_init)(x))
                 x = act(BatchNorm(self.norm_momentum, use_scale=False)(x, train=train))
-        x = Dropout()(x.max((1, 2)).astype(jnp.float32), _hidden_rate(hyper), train=train)
+        x = Dropout()(global_max_pool(x).astype(jnp.float32), _hidden_rate(hyper), train=train)
         outputs = nn.Dense(
             self.num_outputs, use_bias=False, kernel_init=nn.initializers.normal(OUTPUT_DEVIATION), name="outputs"
         )

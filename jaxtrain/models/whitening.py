@@ -18,13 +18,13 @@ class PatchWhitening(nn.Module):
     """A convolution without padding by the principal directions of the images' patches, and by their negatives.
 
     Each direction of h x w patches gives a channel of variance near 1, uncorrelated with the others; with the
-    negatives, of use before a nonlinearity, there are 2 h w C. Where its kernel shall stay what it is, name it in
-    `config.frozen`, its bias in `config.frozen_after`.
+    negatives, of use before a nonlinearity, there are 2 h w C. Its kernel is trained like any other unless
+    `config.frozen` names it; `config.frozen_after` may name its bias.
 
     Attributes:
       kernel_size: height and width of the patches.
-      epsilon: added to the variances before their root, so that what is next to constant is not blown up; of
-        standardized images.
+      epsilon: added to the variances before their root, so that what is next to constant is not blown up; the default
+        is meant for standardized images.
       use_bias: learn an offset per channel.
       dtype: of the computation and the output, "float32" or "bfloat16"; None takes the input's.
       method: as in `Conv`.

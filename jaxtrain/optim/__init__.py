@@ -8,10 +8,11 @@ from jaxtrain.optim.averages import ema_update, init_ema, init_snapshots, init_s
 from jaxtrain.optim.control import should_stop, update_control
 from jaxtrain.optim.muon import check_rest
 from jaxtrain.optim.optimizer import fade, freeze, max_norm, optimizer
-from jaxtrain.optim.parameters import frozen_mask, kernel_mask, penalty
+from jaxtrain.optim.parameters import check_frozen_after, frozen_mask, kernel_mask, penalty
 from jaxtrain.optim.schedules import make_schedule
 
 __all__ = [
+    "check_frozen_after",
     "check_rest",
     "ema_update",
     "fade",

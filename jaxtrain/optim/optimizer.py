@@ -1,10 +1,11 @@
-"""`Hyper` and a schedule to an Optax chain, and the two transformations that Optax lacks: max-norm and freezing.
+"""`Hyper` and a schedule to an Optax chain, and what Optax lacks: max-norm, freezing, and freezing by and by.
 
 Imports `types`, `config`, `muon` and Optax. The fact that surprises: the numbers may be traced. The chain is built
 again inside each step, so one compiled program serves every learning rate, and `vmap` gives each member its own.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def freeze(inner: optax.GradientTransformation, frozen: PyTree) -> optax.Gradien
 
 
 def fade(path: str, num_steps: int, steps_back: int = 0) -> optax.GradientTransformation:
-    """Updates of the parameters at `path` times 1 - step / num_steps, and 0 from there on.
+    """Updates of the parameters at `path` times 1 - step / num_steps, on top of any schedule; 0 from there on.
 
     Args:
       path: whole names from the beginning, as in `frozen_mask`.
@@ -110,8 +111,14 @@ def fade(path: str, num_steps: int, steps_back: int = 0) -> optax.GradientTransf
     References:
       Jordan, 2024, https://arxiv.org/abs/2404.00498, section 3.2 (the whitening layer's bias)
     """
-    left = optax.scale_by_schedule(lambda step: jnp.maximum(1 - (step - steps_back) / num_steps, 0.0))
-    return optax.masked(left, lambda params: named_mask(params, (path,), "config.frozen_after"))
+
+    def left(step: Any) -> Array:
+        return jnp.maximum(1 - jnp.maximum(step - steps_back, 0) / num_steps, 0.0)
+
+    def mask(params: PyTree) -> PyTree:
+        return named_mask(params, (path,), "config.frozen_after")
+
+    return optax.masked(optax.scale_by_schedule(left), mask)
 
 
 def _direction(hyper: Hyper, rule: Adam | Sgd | Muon) -> list[optax.GradientTransformation]:

@@ -56,6 +56,19 @@ def named_mask(params: PyTree, named: tuple[str, ...], field: str) -> PyTree:
     return jax.tree_util.tree_map_with_path(is_named, params)
 
 
+def check_frozen_after(params: PyTree, frozen: tuple[str, ...], frozen_after: tuple[tuple[str, float], ...]) -> None:
+    """Raise RequestError for an entry that is the beginning of no path, or names what another one, or `frozen`, has."""
+    taken = {"config.frozen": frozen_mask(params, frozen)}
+    for path, epochs in frozen_after:
+        own = named_mask(params, (path,), "config.frozen_after")
+        for name, mask in taken.items():
+            if any(jax.tree.leaves(jax.tree.map(lambda a, b: a and b, own, mask))):
+                raise RequestError(
+                    f"config.frozen_after has {path!r}, parameters that {name} names too; leave out one of the two"
+                )
+        taken[f"its entry {(path, epochs)}"] = own
+
+
 def penalty(params: PyTree, hyper: Hyper) -> Array:
     """f32[], l1 * sum |w| + l2 / 2 * sum w^2 over the kernels, to be added to the mean loss.
 

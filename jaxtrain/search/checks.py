@@ -17,7 +17,7 @@ from jaxtrain.program import watched
 from jaxtrain.request import check_request
 from jaxtrain.search.findings import Goal
 from jaxtrain.space import Choice, Search, is_static, with_values
-from jaxtrain.step import Setting, init_state, make_setting
+from jaxtrain.step import Setting, init_state, make_setting, predict_step
 from jaxtrain.types import Batch, Hyper, Task
 
 MOST_CHECKED = 32
@@ -67,8 +67,8 @@ def _goal(setting: Setting, data: Data, hyper: Hyper) -> Goal:
     state = jax.eval_shape(lambda key: init_state(setting, key, hyper), jax.random.key(0))
 
     def metrics(state: Any, batch: Batch) -> Any:
-        applied = setting.model.apply(state.params, state.batch_stats, batch.image, train=False, hyper=state.hyper)
-        return setting.task.metrics(applied.outputs, batch)
+        outputs = predict_step(setting, state.params, state.batch_stats, state.hyper, batch.image)
+        return setting.task.metrics(outputs, batch)
 
     image = jax.ShapeDtypeStruct((1, *setting.image_shape), "float32")
     label = jax.ShapeDtypeStruct((1, *data.label.shape[1:]), data.label.dtype)
