@@ -102,6 +102,10 @@ def read(experiment: jt.Experiment, flags: Any) -> tuple[jt.Experiment, Data]:
     config = experiment.config
     config = dataclasses.replace(config, eval_every_epochs=config.epochs, probe_every_steps=None, stream="never")
     chosen = dataclasses.replace(experiment.data, dir=str(flags.data), download=False, fallback=None)
+    if not (flags.data / chosen.name).is_dir():  # or it would be looked for elsewhere, too
+        raise RequestError(
+            f"there is no folder {chosen.name} in {flags.data}; name the folder that holds it with --data"
+        )
     data = jt.load_data(chosen)
     if flags.examples is not None:
         data = part_of_data(data, flags.examples, chosen)
