@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
+from jaxtrain.augment import views
 from jaxtrain.data import Data, memory_left, streams
 from jaxtrain.errors import RequestError
 from jaxtrain.step import Setting, init_state
@@ -136,7 +138,7 @@ def _bytes_of_member(setting: Setting, hyper: Hyper) -> tuple[int, int]:
 
     outputs = _num_bytes(jax.eval_shape(forward, state, image)) + _num_bytes(image)
     step = 4 * outputs + 2 * weights
-    num_views = {"none": 1, "mirror": 2, "mirror_translate": 6}[setting.config.tta]
+    num_views = len(views(jnp.zeros((1, *setting.image_shape)), setting.config.tta)[1])
     seen = outputs * num_views * setting.config.eval_batch_size // size
     return _num_bytes(state) + weights, max(step, seen) if num_views > 1 else step
 
