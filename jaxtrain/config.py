@@ -168,8 +168,8 @@ class Config:
     are times a factor that falls linearly to 0 by then, on top of the schedule."""
     tta: Tta = "none"
     """Test-time augmentation, in every evaluation and prediction: the mean of the outputs for an image and its mirror
-    image (mirror), and for windows of both that are moved by a pixel (mirror_translate). For labels that a mirror image
-    keeps; 2 or 6 times the work and the memory of an evaluation's batch."""
+    image (mirror), and for windows of both that are moved by a pixel (mirror_translate). For data whose mirror images
+    mean the same; 2 or 6 times the work and the memory of an evaluation's batch."""
     matmul_precision: Literal["default", "high", "highest"] = "default"
     """Precision of float32 matrix products: default lets a GPU use TF32, highest is full float32."""
     eval_every_epochs: int = 1
