@@ -24,8 +24,10 @@ LOG_EVERY = 20  # steps, as RUN has it
 LONG = ["--epochs", "100000", "--early_stopping", "None"]
 SLOW = [*LONG, "--batch_size", "8", "--model.hidden", "1400", "1400", "--probe_every_steps", "None"]
 """Chunks of a second and more."""
-HEAVY = [*LONG, "--batch_size", "512", "--model.hidden", "3000", "3000", "--probe_every_steps", "None"]
-"""A first chunk, of four steps, that takes a second and more."""
+HEAVY = [*LONG, "--batch_size", "512", "--model.hidden", "5000", "5000", "--probe_every_steps", "None"]
+"""A first chunk, of the two steps of an epoch, that takes a second and more."""
+PATIENCE = 30
+"""Seconds: what schedulers wait before they kill. How long a stop took is in the table; no test is decided by it."""
 
 
 def start(cwd: Path, *args: object) -> Child:
@@ -90,7 +92,7 @@ def test_a_stopped_run_has_lost_no_step_and_ends_as_one_that_was_not(case, tmp_p
     assert "Traceback" not in child.text, child.text
     stopped = not (folder / "summary.json").exists()  # else it was done before the signal came
     assert status == (STATUS[number] if stopped else 0), child.text
-    assert seconds < 30  # what schedulers wait before they kill; how long it took is in the table
+    assert seconds < PATIENCE
     step, told = newest(folder), shown(folder)
     if stopped:
         assert told <= step < told + LOG_EVERY
@@ -104,7 +106,7 @@ def test_a_stopped_run_has_lost_no_step_and_ends_as_one_that_was_not(case, tmp_p
 
 
 @pytest.mark.faults("a signal before there is anything to save", ci=2, full=12)
-def test_a_signal_before_the_end_of_the_first_chunk_ends_the_run_at_once(case, tmp_path):
+def test_a_signal_before_the_end_of_the_first_chunk_ends_the_run_at_once(case, tmp_path, record_property):
     random = np.random.default_rng((123, case))
     number, after = list(STATUS)[case % 3], ("compiled in", "run folder")[case % 2]
     child = start(tmp_path, *HEAVY)
@@ -112,7 +114,9 @@ def test_a_signal_before_the_end_of_the_first_chunk_ends_the_run_at_once(case, t
     child.run_for(random.uniform(0, 1))
     status, seconds = stop(child, number)
     assert status == STATUS[number], child.text  # -11: the interpreter was taken down while a chunk was computed
-    assert seconds < 1 and newest(tmp_path / "run") == -1
+    assert "at the end of this chunk" not in child.text and seconds < PATIENCE
+    assert newest(tmp_path / "run") == shown(tmp_path / "run") == -1  # else it has waited for the chunk
+    record_property("seconds from the signal to the exit", round(seconds, 2))
 
 
 @pytest.mark.slow
@@ -135,7 +139,8 @@ def test_a_second_signal_does_not_wait_for_the_chunk(first, second, case, tmp_pa
     assert until(lambda: "once more to end at once" in child.text, child), child.text
     status, seconds = stop(child, second)
     assert status == STATUS[first], child.text
-    assert seconds < 1
+    assert "stopped: " not in child.text and seconds < PATIENCE  # else it has waited for the chunk, and the save
+    record_property("seconds from the signal to the exit", round(seconds, 2))
     record_property("ended before the save", newest(folder) < 0)
 
 
