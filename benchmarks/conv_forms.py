@@ -40,9 +40,10 @@ class FormConv(nn.Module):
 
 
 class FormCNN(nn.Module):
-    """`jt.CNN(features=(32, 64), hidden=128)`: the same layers by the same names."""
+    """`jt.CNN(features=(32, 64), hidden=128)`: the same layers by the same names, with one's choice of pooling."""
 
     form: str
+    pool: Callable[[Array], Array] = max_pool
 
     @nn.compact
     def __call__(self, image: Array, *, train: bool, hyper: jt.Hyper | None = None) -> Array:
@@ -50,7 +51,7 @@ class FormCNN(nn.Module):
         x = image.reshape(*image.shape[:3], -1)
         for stage, features in enumerate((32, 64)):
             x = FormConv(features, self.form, name=f"Conv_{stage}")(x)
-            x = max_pool(nn.relu(jt.BatchNorm()(x, train=train)))
+            x = self.pool(nn.relu(jt.BatchNorm()(x, train=train)))
         x = nn.Dense(128, use_bias=False, kernel_init=initializer("he"))(x.reshape(len(x), -1))
         x = nn.relu(jt.BatchNorm()(x, train=train))
         x = jt.Dropout()(x, None if hyper is None else hyper.dropout_rate, train=train)

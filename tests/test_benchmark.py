@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # its files are scripts, no packag
 from contest import Entry, Result, contest, last_words, ratios, whole_programs  # noqa: E402
 from conv_forms import FORMS, FormCNN  # noqa: E402
 from jaxtrain_loop import CONVOLUTIONS  # noqa: E402
+from pooling import POOLS, make_steps  # noqa: E402
 from profile_step import MOST_EVENTS, read_trace, summary  # noqa: E402
 from tables import LIMIT, speed_table, step_table, whole_table  # noqa: E402
 
@@ -178,6 +179,13 @@ def test_forms_of_convolution_are_the_cnn_of_the_framework():
     assert jax.tree.structure(ours) == jax.tree.structure(weights)
     for form in FORMS:
         np.testing.assert_allclose(FormCNN(form).apply(weights, image, train=False), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_forms_of_pooling_that_are_timed_have_one_gradient(members):
+    weights = [make_steps(pool, members, batch=16)() for pool in POOLS.values()]
+    for others in weights[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), weights[0], others)
 
 
 @pytest.mark.parametrize("fitting, asked", [(256, [256, 512]), (4096, [256, 512, 1024])])

@@ -110,10 +110,22 @@ def test_pooling_is_over_windows_that_do_not_overlap(shape, size):
     np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean((1, 2)), atol=1e-6)
 
 
-def test_the_gradient_of_max_pool_goes_to_the_largest_and_is_shared_by_ties():
+def test_the_gradient_of_max_pool_goes_to_the_first_of_the_largest():
     x = jnp.array([[1.0, 3.0], [3.0, 2.0]]).reshape(1, 2, 2, 1)
     grad = jax.grad(lambda x: max_pool(x).sum())(x)
-    np.testing.assert_array_equal(grad[0, :, :, 0], [[0, 0.5], [0.5, 0]])
+    np.testing.assert_array_equal(grad[0, :, :, 0], [[0, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("size", [2, 3, 16, 17])
+def test_the_gradient_of_max_pool_is_at_the_largest_of_blocks_of_any_size(size):
+    x, weights = normal((2, 2 * size + 1, size, 3)), normal((2, 2, 1, 3), 1)
+    grad = np.asarray(jax.grad(lambda x: (max_pool(x, size) * weights).sum())(x))
+    blocks = [grad[:, :size], grad[:, size : 2 * size]]
+    for i, block in enumerate(blocks):
+        window = np.asarray(x[:, i * size : (i + 1) * size])
+        largest = window == window.max((1, 2), keepdims=True)
+        np.testing.assert_array_equal(block, largest * weights[:, i : i + 1])
+    assert not grad[:, 2 * size :].any()
 
 
 def test_max_pool_has_the_derivative_of_a_maximum_forwards_and_backwards():

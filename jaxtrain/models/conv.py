@@ -138,8 +138,8 @@ def windows(x: Array, kernel_size: tuple[int, int], strides: tuple[int, int], pa
 def max_pool(x: Array, size: int = 2) -> Array:
     """Maximum over windows of size x size that do not overlap: f[B, H, W, C] -> f[B, H // size, W // size, C].
 
-    Rows and columns that fill no window are left out, as with padding VALID. Equal largest values share the gradient
-    evenly; that of `reduce_window` goes to the first, and is slow on a CPU.
+    Rows and columns that fill no window are left out, as with padding VALID. The gradient goes to the first of equal
+    largest values, as that of `reduce_window` does, which is slow on a CPU.
     """
     return _block_max(_blocks(x, size))
 
@@ -148,8 +148,9 @@ def max_pool(x: Array, size: int = 2) -> Array:
 def _block_max(x: Array) -> Array:
     """f[B, H, s, W, s, C] -> f[B, H, W, C].
 
-    The largest of slices, and its derivative too is made of slices: `max` over the two axes, and the sums in its
-    derivative, are loops of their own on a CPU, which read and write everything once more.
+    The largest of slices: `max` over the two axes, and the sums in its derivative, are loops of their own on a CPU,
+    which read and write everything once more. The derivative goes by the place of the largest value, for the reason
+    given at `global_max_pool`, and keeps one byte a block for it.
     """
     return functools.reduce(jnp.maximum, _corners(x))
 
@@ -157,10 +158,15 @@ def _block_max(x: Array) -> Array:
 @_block_max.defjvp
 def _block_max_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
-    y = _block_max(x)
-    largest = x == y[:, :, None, :, None]
-    count = functools.reduce(jnp.add, [corner.astype(y.dtype) for corner in _corners(largest)])
-    return y, jnp.where(largest, dx, 0).sum((2, 4)) / count
+    rows, columns = x.shape[2], x.shape[4]
+    y, *others = _corners(x)
+    number = jnp.uint8 if rows * columns <= 256 else jnp.int32
+    place = jnp.zeros(y.shape, number)
+    for k, corner in enumerate(others, start=1):
+        place = jnp.where(corner > y, number(k), place)
+        y = jnp.maximum(y, corner)
+    places = jnp.arange(rows * columns, dtype=number).reshape(1, 1, rows, 1, columns, 1)
+    return y, jnp.where(place[:, :, None, :, None] == places, dx, 0).sum((2, 4))
 
 
 def _corners(x: Array) -> list[Array]:
