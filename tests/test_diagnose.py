@@ -228,6 +228,23 @@ def test_smoothed_labels_do_not_look_like_a_network_held_back():
     assert "underfitting" not in names(make(**poor, facts={"label_smoothing": 0.1}))
 
 
+def test_what_smoothed_labels_leave_of_the_loss_is_not_there_to_be_learnt():
+    """The training losses of configs/cifar10_fast.py, which ends with 99.6 % of the training images right."""
+    losses = np.interp(np.linspace(1, 8, EPOCHS), range(1, 9), [1.12, 0.88, 0.81, 0.54, 0.50, 0.35, 0.294, 0.259])
+    curves = {"train__loss": losses, "val__loss": losses + 0.15, "train__accuracy": 0.996, "val__accuracy": 0.93}
+    unseen = {f"update_ratio__{layer}": math.nan for layer in LAYERS}
+    assert "lr_too_low" in names(make(**curves, **unseen))
+    assert names(make(**curves, **unseen, facts={"label_smoothing": 0.2})) == ["healthy"]
+    (slow,) = [
+        finding
+        for finding in diagnose(
+            make(**{**curves, "train__loss": losses + 0.5}, **unseen, facts={"label_smoothing": 0.2})
+        )
+        if finding.name == "lr_too_low"
+    ]
+    assert "above what smoothed labels leave (0.198)" in slow.text
+
+
 @pytest.mark.parametrize("classes, accuracy, loss", [(3, 0.537, 0.977), (4, 0.469, 1.236)])
 def test_classes_that_are_hard_to_tell_are_no_softmax_applied_twice(classes, accuracy, loss):
     """Scores of real runs on overlapping clouds, whose loss happens to be that of probabilities taken for logits."""

@@ -115,7 +115,7 @@ def _deaths(signs: Signs, wobble: float) -> tuple[float, str]:
 
 def lr_too_low(signs: Signs) -> Finding | None:
     curve = signs.learning
-    falling, left, ratio = signs.still_falling(curve), signs.end(curve) / signs.scale, signs.update_ratio
+    falling, left, ratio = signs.still_falling(curve), signs.left, signs.update_ratio
     if ratio >= 0:
         size = -math.log10(max(ratio, 1e-12))
         # Or somewhat small, where the network is behind a method without training and still on its way.
@@ -133,9 +133,10 @@ def lr_too_low(signs: Signs) -> Finding | None:
     if degree <= 0:
         return None
     ends = "still falls" if falling > 0.01 else "hardly moves"
+    smoothed = f" above what smoothed labels leave ({number(signs.least)})" if signs.least else ""
     return Finding(
         "lr_too_low",
-        f"The steps are too small: {told} training loss, {percent(left)} of that of knowing nothing, {ends}.",
+        f"The steps are too small: {told} training loss, {percent(left)} of that of knowing nothing{smoothed}, {ends}.",
         sure(degree),
         evidence={"update_ratio": ratio, "still_falling": falling, "end_in_chance": left},
     )
@@ -166,7 +167,7 @@ def plateau(signs: Signs) -> Finding | None:
     if len(rates) > 3:  # config.plateau reduces a constant rate, too; a warm-up is over by half of the run
         constant = float(np.ptp(rates[len(rates) // 2 :] if constant else rates)) == 0
     curve = signs.learning
-    falling, wobble, left = signs.still_falling(curve), signs.wobble(curve), signs.end(curve) / signs.scale
+    falling, wobble, left = signs.still_falling(curve), signs.wobble(curve), signs.left
     if not constant or math.isnan(wobble):
         return None
     degree = ramp(wobble, 0.03, 0.12) * ramp(falling / max(left, 1e-9), 0.3, 0.0) * ramp(left, 0.02, 0.1)

@@ -172,7 +172,19 @@ class Signs:
     @property
     def is_on_its_way(self) -> bool:
         """Whether the training loss fell in the last third of the progress by a fifth of what was left at the end."""
-        return self.still_falling(self.learning) > 0.2 * self.end(self.learning) / self.scale
+        return self.still_falling(self.learning) > 0.2 * self.left
+
+    @functools.cached_property
+    def left(self) -> float:
+        """What there is still to learn of the training loss at the end, in chance losses."""
+        return (max(0.0, self.end(self.learning) - self.least) if self.least else self.end(self.learning)) / self.scale
+
+    @functools.cached_property
+    def least(self) -> float:
+        """The cross-entropy, in evaluation, of a network that has learnt smoothed labels to the letter: with a share s
+        spread over K classes it gives the right one a probability of 1 - s + s / K."""
+        share, classes = (float(self.facts.get(name) or 0) for name in ("label_smoothing", "num_classes"))
+        return -math.log(1 - share + share / classes) if 0 < share < 1 and classes > 0 else 0.0
 
     @functools.cached_property
     def scale(self) -> float:
