@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout runs 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from bare_cnn import max_pool2
 from conv_forms import FormCNN
 
 from jaxtrain.device import manifest
@@ -31,15 +32,9 @@ Array = jax.Array
 STEPS, BATCH = 10, 128
 
 
-def compared(x: Array) -> Array:
-    """2x2, stride 2, with the derivative of `jnp.max`: f32[B, H, W, C] -> f32[B, H/2, W/2, C]."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
-
-
 POOLS: Mapping[str, Callable[[Array], Array]] = {
     "place": max_pool,
-    "compared": compared,
+    "compared": max_pool2,
     "flax": lambda x: nn.max_pool(x, (2, 2), (2, 2)),
 }
 
@@ -52,9 +47,7 @@ def make_steps(pool: Callable[[Array], Array], members: int, batch: int = BATCH)
 
     def loss(params: Any) -> Array:
         given = {**variables, "params": params}
-        logits, _ = network.apply(
-            given, image, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)}
-        )
+        logits, _ = network.apply(given, image, train=True, mutable=["batch_stats"])
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1).mean()
 
     def steps(params: Any) -> Any:

@@ -4,8 +4,8 @@ python scripts/train.py --config configs/cifar10_fast.py
 python scripts/train.py --config configs/cifar10_fast.py:cpu    # two epochs in float32, for a machine without a GPU
 python benchmarks/cifar10_fast.py --data data --seeds 200       # seconds from the first step to the last, and accuracy
 
-On two cores of an Intel Xeon, jax 0.10.2: all of it in float32, test 93.93 and 93.87 % (two seeds) in 2,729 s; cpu,
-test 90.45 % (one seed) in 889 s (docs/performance.md). Not measured on a GPU yet.
+On two cores of an Intel Xeon, jax 0.10.2: all of it in float32, test 93.93 and 93.87 % (two seeds), the second in
+2,729 s; cpu, test 90.45 % (one seed) in 889 s (docs/performance.md). Not measured on a GPU yet.
 With another --batch_size give --hyper.rest_rate 0.22 times it; --frozen_after counts epochs. What differs from the
 source: a fiftieth of the training images is held out, so that an epoch has 24 steps for 25; decay is decoupled from the
 momentum; the bias of the whitening starts at 0, and its rate falls with the schedule, too; GELU is that of tanh.

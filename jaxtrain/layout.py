@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxtrain.augment import views
 from jaxtrain.data import Data, memory_left, streams
@@ -138,7 +137,8 @@ def _bytes_of_member(setting: Setting, hyper: Hyper) -> tuple[int, int]:
 
     outputs = _num_bytes(jax.eval_shape(forward, state, image)) + _num_bytes(image)
     step = 4 * outputs + 2 * weights
-    num_views = len(views(jnp.zeros((1, *setting.image_shape)), setting.config.tta)[1])
+    one = jax.ShapeDtypeStruct((1, *setting.image_shape), "float32")
+    num_views = jax.eval_shape(lambda image: views(image, setting.config.tta)[0], one).shape[0]
     seen = outputs * num_views * setting.config.eval_batch_size // size
     return _num_bytes(state) + weights, max(step, seen) if num_views > 1 else step
 

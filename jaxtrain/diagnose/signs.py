@@ -177,7 +177,8 @@ class Signs:
     @functools.cached_property
     def left(self) -> float:
         """What there is still to learn of the training loss at the end, in chance losses."""
-        return (max(0.0, self.end(self.learning) - self.least) if self.least else self.end(self.learning)) / self.scale
+        left = (self.end(self.learning) - self.least) / self.scale
+        return max(0.0, left) if self.least else left  # the loss of a density may be negative
 
     @functools.cached_property
     def least(self) -> float:
